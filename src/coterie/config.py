@@ -1,0 +1,45 @@
+"""The base of every configuration: immutable, and unknown keys are errors that name the nearest."""
+
+from difflib import get_close_matches
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from coterie.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Immutable settings; each default is written once, in the class that uses it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    near = get_close_matches(str(key), cls.model_fields, n=1)
+                    hint = f"; did you mean {near[0]!r}?" if near else "."
+                    known = ", ".join(cls.model_fields)
+                    raise ConfigError(
+                        f"{cls.__name__} has no setting {key!r}{hint} It knows: {known}."
+                    )
+        return values
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """Validate ``values``; a :class:`ConfigError` names each wrong setting."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise config_error(cls.__name__, error) from error
+
+
+def config_error(name: str, error: ValidationError) -> ConfigError:
+    """Turn pydantic's error into one line per wrong setting: where, what is expected, what came."""
+    lines = [
+        f"{name}.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}, got {item['input']!r}"
+        for item in error.errors()
+    ]
+    return ConfigError("\n".join(lines))

@@ -1,0 +1,1 @@
+"""Log of interactions to frozen, memory-mapped data sets and splits."""

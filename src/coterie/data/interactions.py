@@ -1,0 +1,247 @@
+"""Interactions: who did something with what, as compressed sparse rows with external ids."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+
+from coterie.data.ids import IdMap
+from coterie.errors import ArtifactError, DataError
+from coterie.files import atomic_folder
+from coterie.manifest import read_manifest, write_manifest
+
+FORMAT = "coterie-interactions"
+FORMAT_VERSION = 1
+ARRAYS = ("indptr", "indices", "values", "timestamps")
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Positive interactions of U users with I items: ``user_items`` in CSR form.
+
+    Within a row the item indices are strictly increasing. Nothing is ever densified.
+
+    Parameters
+    ----------
+    indptr
+        int64 ``[U + 1]``; row ``u`` is ``indices[indptr[u]:indptr[u + 1]]``.
+    indices
+        int32 ``[nnz]``, internal item indices.
+    user_ids, item_ids
+        External ids of the rows and the columns.
+    values
+        Optional float32 ``[nnz]``, for example ratings.
+    timestamps
+        Optional int64 ``[nnz]``, seconds since 1970.
+    items
+        Optional table about the items: column ``item_id`` and, for example, ``title``, ``genres``.
+    name
+        What to call the data in reports.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    user_ids: IdMap
+    item_ids: IdMap
+    values: np.ndarray | None = None
+    timestamps: np.ndarray | None = None
+    items: pl.DataFrame | None = None
+    name: str = "interactions"
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_users(self) -> int:
+        """U, the number of rows."""
+        return len(self.indptr) - 1
+
+    @cached_property
+    def n_items(self) -> int:
+        """I, the number of columns."""
+        return len(self.item_ids)
+
+    @property
+    def nnz(self) -> int:
+        """The number of interactions."""
+        return len(self.indices)
+
+    @cached_property
+    def history_lengths(self) -> np.ndarray:
+        """Items per user, int64 ``[U]``."""
+        return np.diff(self.indptr)
+
+    def item_counts(self) -> np.ndarray:
+        """Users per item, int64 ``[I]``."""
+        return np.bincount(self.indices, minlength=self.n_items)
+
+    def __repr__(self) -> str:
+        return (
+            f"Interactions({self.name!r}, {self.n_users} users x {self.n_items} items, {self.nnz})"
+        )
+
+    def row(self, user: int) -> np.ndarray:
+        """Item indices of one internal user index, int32 ``[n]``."""
+        return self.indices[self.indptr[user] : self.indptr[user + 1]]
+
+    def rows(self, users: np.ndarray) -> "Interactions":
+        """The sub-matrix of the given internal user indices, in that order; columns unchanged."""
+        users = np.asarray(users, dtype=np.int64)
+        lengths = self.indptr[users + 1] - self.indptr[users]
+        indptr = np.zeros(len(users) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        picked = (
+            np.arange(indptr[-1])
+            - np.repeat(indptr[:-1], lengths)
+            + np.repeat(self.indptr[users], lengths)
+        )
+        return Interactions(
+            indptr,
+            self.indices[picked],
+            IdMap(self.user_ids.to_ids(users)),
+            self.item_ids,
+            None if self.values is None else self.values[picked],
+            None if self.timestamps is None else self.timestamps[picked],
+            self.items,
+            self.name,
+        )
+
+    def select(self, keep: np.ndarray) -> "Interactions":
+        """Keep the interactions where ``keep`` (bool ``[nnz]``) is true; users and items stay."""
+        kept = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
+        return Interactions(
+            kept[self.indptr],
+            self.indices[keep],
+            self.user_ids,
+            self.item_ids,
+            None if self.values is None else self.values[keep],
+            None if self.timestamps is None else self.timestamps[keep],
+            self.items,
+            self.name,
+        )
+
+    def select_items(self, item_ids: IdMap) -> "Interactions":
+        """The same users over another set of items; interactions with other items are dropped."""
+        column = item_ids.to_index(self.item_ids.ids)[self.indices]
+        kept = self.select(column >= 0)
+        matrix = sp.csr_array(
+            (np.arange(kept.nnz), column[column >= 0], kept.indptr),
+            shape=(self.n_users, len(item_ids)),
+        )
+        matrix.sort_indices()
+        order = matrix.data
+        return Interactions(
+            kept.indptr,
+            matrix.indices.astype(np.int32),
+            self.user_ids,
+            item_ids,
+            None if kept.values is None else kept.values[order],
+            None if kept.timestamps is None else kept.timestamps[order],
+            self.items,
+            self.name,
+        )
+
+    def user_of_each(self) -> np.ndarray:
+        """Internal user index of every interaction, int64 ``[nnz]``."""
+        return np.repeat(np.arange(self.n_users), self.history_lengths)
+
+    def to_scipy(self) -> sp.csr_array:
+        """A SciPy CSR array ``[U, I]`` of ones (float32)."""
+        data = np.ones(self.nnz, dtype=np.float32)
+        return sp.csr_array(
+            (data, np.asarray(self.indices), np.asarray(self.indptr)),
+            shape=(self.n_users, self.n_items),
+        )
+
+    def to_frame(self) -> pl.DataFrame:
+        """A table of ``user_id``, ``item_id`` and, where known, ``rating`` and ``timestamp``."""
+        columns: dict[str, Any] = {
+            "user_id": self.user_ids.to_ids(self.user_of_each()),
+            "item_id": self.item_ids.to_ids(self.indices),
+        }
+        if self.values is not None:
+            columns["rating"] = np.asarray(self.values)
+        if self.timestamps is not None:
+            columns["timestamp"] = np.asarray(self.timestamps)
+        return pl.DataFrame(columns)
+
+    def check(self) -> "Interactions":
+        """Return ``self`` if the arrays fit together, else raise :class:`DataError`."""
+        indptr, indices = self.indptr, self.indices
+        if indptr.ndim != 1 or len(indptr) < 1 or indptr[0] != 0 or indptr[-1] != len(indices):
+            raise DataError("indptr must start at 0 and end at the number of interactions.")
+        if np.any(np.diff(indptr) < 0):
+            raise DataError("indptr must not decrease.")
+        if len(self.user_ids) != self.n_users:
+            raise DataError(f"{self.n_users} rows but {len(self.user_ids)} user ids.")
+        if len(indices) and (indices.min() < 0 or indices.max() >= self.n_items):
+            raise DataError(f"Item indices must lie in 0 … {self.n_items - 1}.")
+        first = np.zeros(len(indices) + 1, dtype=bool)
+        first[indptr[:-1]] = True
+        if np.any((np.diff(indices) <= 0) & ~first[1:-1]):
+            raise DataError("Item indices must be strictly increasing within each user's row.")
+        for name in ("values", "timestamps"):
+            array = getattr(self, name)
+            if array is not None and len(array) != len(indices):
+                raise DataError(f"{len(array)} {name} for {len(indices)} interactions.")
+        return self
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write a data set folder: manifest, id maps as Parquet, CSR arrays as ``.npy``."""
+        path = Path(path)
+        with atomic_folder(path, overwrite=overwrite) as folder:
+            for name in ARRAYS:
+                array = getattr(self, name)
+                if array is not None:
+                    np.save(folder / f"{name}.npy", array)
+            self.user_ids.save(folder / "users.parquet")
+            self.item_ids.save(folder / "items.parquet")
+            if self.items is not None:
+                self.items.write_parquet(folder / "item_table.parquet")
+            facts = {
+                "name": self.name,
+                "n_users": self.n_users,
+                "n_items": self.n_items,
+                "nnz": self.nnz,
+                "source": self.source,
+            }
+            write_manifest(folder, FORMAT, FORMAT_VERSION, facts)
+        return path
+
+    @classmethod
+    def open(cls, path: Path | str, *, verify: bool = False) -> "Interactions":
+        """Open a data set folder; the arrays are memory-mapped, the ids read on first use.
+
+        Sizes are always checked against the manifest; hashes only if ``verify``.
+        """
+        path = Path(path)
+        manifest = read_manifest(path, FORMAT, FORMAT_VERSION, verify=verify)
+        arrays: dict[str, np.ndarray | None] = {
+            name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            if f"{name}.npy" in manifest["files"]
+            else None
+            for name in ARRAYS
+        }
+        indptr, indices = arrays["indptr"], arrays["indices"]
+        if indptr is None or indices is None:
+            raise ArtifactError(f"{path}: manifest.json names no indptr.npy or no indices.npy.")
+        table = path / "item_table.parquet"
+        opened = cls(
+            indptr,
+            indices,
+            IdMap(path / "users.parquet"),
+            IdMap(path / "items.parquet"),
+            arrays["values"],
+            arrays["timestamps"],
+            pl.read_parquet(table) if table.name in manifest["files"] else None,
+            manifest["name"],
+            manifest["source"],
+        )
+        if (opened.n_users, opened.nnz) != (manifest["n_users"], manifest["nnz"]):
+            raise ArtifactError(
+                f"{path}: the arrays do not have the sizes that manifest.json names."
+            )
+        opened.__dict__["n_items"] = manifest["n_items"]
+        return opened

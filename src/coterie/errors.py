@@ -1,0 +1,57 @@
+"""Every error that coterie raises on purpose.
+
+CoterieError
+├── ConfigError          a setting is unknown, out of range, or contradicts another
+├── DataError            an input file, row, column or identifier is not what it should be
+│   └── DownloadError    a public data set could not be fetched or its checksum differs
+├── StorageError         a file or folder could not be written, or exists already
+├── NotFittedError       the object needs training first
+├── ArtifactError        a saved model, data set or checkpoint is damaged or of another version
+├── MissingExtraError    an optional dependency is not installed
+└── DivergenceError      training produced NaN or Inf
+
+Each message says what was expected, what came instead, and what to do. ``exit_code`` is what the
+command line returns: 2 for the user's mistake, 1 otherwise.
+"""
+
+from typing import ClassVar
+
+
+class CoterieError(Exception):
+    """Base of all errors raised by coterie."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ConfigError(CoterieError, ValueError):
+    """A setting is unknown, out of range, or contradicts another."""
+
+
+class DataError(CoterieError, ValueError):
+    """An input file, row, column or identifier is not what it should be."""
+
+
+class DownloadError(DataError):
+    """A public data set could not be fetched, or its checksum differs."""
+
+
+class StorageError(CoterieError, OSError):
+    """A file or folder could not be written, or exists already."""
+
+
+class NotFittedError(CoterieError, RuntimeError):
+    """The object needs training before this call."""
+
+
+class ArtifactError(CoterieError, ValueError):
+    """A saved model, data set or checkpoint is damaged, edited, or of another version."""
+
+
+class MissingExtraError(CoterieError, ImportError):
+    """An optional dependency is not installed; the message names the extra."""
+
+
+class DivergenceError(CoterieError, ArithmeticError):
+    """Training produced NaN or Inf; the message names the step and the term."""
+
+    exit_code: ClassVar[int] = 1

@@ -1,0 +1,1 @@
+"""Full-ranking evaluation per user, with standard errors and cohorts."""

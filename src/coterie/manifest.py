@@ -1,0 +1,57 @@
+"""The JSON manifest inside every folder that coterie writes: format, version, sizes, hashes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from coterie.errors import ArtifactError
+from coterie.files import sha256
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: Path, format_: str, version: int, facts: dict[str, Any]) -> None:
+    """Write ``folder/manifest.json`` with ``facts`` and the size and hash of each file there."""
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+    }
+    manifest = {"format": format_, "version": version, **facts, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
+def read_manifest(path: Path, format_: str, version: int, *, verify: bool) -> dict[str, Any]:
+    """Read and check ``path/manifest.json``: format, version, files' sizes and, asked, hashes.
+
+    Raises
+    ------
+    ArtifactError
+        Something is missing, damaged, edited or of another version; the message says what.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        what = "is not a folder that coterie wrote" if path.exists() else "does not exist"
+        raise ArtifactError(f"{path} {what}: {file.name} is missing.")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text())
+        found = (manifest["format"], manifest["version"])
+        files: dict[str, dict[str, Any]] = manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file} is damaged: {error!r}.") from error
+    if found != (format_, version):
+        raise ArtifactError(
+            f"{file}: expected {format_} version {version}, got {found[0]} version {found[1]}."
+        )
+    for name, facts in files.items():
+        part = path / name
+        if Path(name).name != name or not part.is_file():
+            raise ArtifactError(f"{path}: the manifest names {name!r}, which is not there.")
+        if part.stat().st_size != facts["bytes"]:
+            raise ArtifactError(
+                f"{part} is truncated or edited: {part.stat().st_size} bytes, "
+                f"the manifest says {facts['bytes']}."
+            )
+        if verify and sha256(part) != facts["sha256"]:
+            raise ArtifactError(f"{part} was edited: its SHA-256 is not the manifest's.")
+    return manifest

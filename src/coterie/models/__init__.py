@@ -1,0 +1,1 @@
+"""Networks: posteriors, encoders, decoders and VAEs; no loss, no I/O, no loop."""

@@ -1,0 +1,1 @@
+"""One explicit training loop with exact resume."""
