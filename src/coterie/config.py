@@ -37,9 +37,9 @@ class Config(BaseModel):
 
 
 def config_error(name: str, error: ValidationError) -> ConfigError:
-    """Turn pydantic's error into one line per wrong setting: where, what is expected, what came."""
-    lines = [
-        f"{name}.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}, got {item['input']!r}"
-        for item in error.errors()
-    ]
+    """One line per wrong setting of pydantic's error: where, what is expected, what came."""
+    lines = []
+    for item in error.errors():
+        where = ".".join([name, *map(str, item["loc"])])
+        lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
     return ConfigError("\n".join(lines))

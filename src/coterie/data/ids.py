@@ -29,8 +29,10 @@ class IdMap:
     """
 
     def __init__(self, ids: Ids | Path) -> None:
-        self._path = ids if isinstance(ids, Path) else None
-        if self._path is None:
+        self._path: Path | None = None
+        if isinstance(ids, Path):
+            self._path = ids
+        else:
             self.__dict__["ids"] = _distinct(as_id_series(ids))
 
     @cached_property
