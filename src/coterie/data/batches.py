@@ -1,0 +1,129 @@
+"""Mini-batches of users as CSR slices of torch tensors; nothing dense is ever built.
+
+Letters: ``B`` users in the batch, ``I`` items, ``nnz`` interactions in the batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coterie.data.interactions import Interactions
+
+
+@dataclass(frozen=True, eq=False)
+class UserBatch:
+    """The histories of B users.
+
+    Parameters
+    ----------
+    indptr
+        int64 ``[B + 1]``; user ``b`` has ``indices[indptr[b]:indptr[b + 1]]``.
+    indices
+        int64 ``[nnz]``, item indices.
+    scale
+        float32 ``[B]``; the value that every item of a user's history has as network input.
+        ``1 / sqrt(n)`` L2-normalises the row; masking divides it by the keep probability.
+    n_items
+        I.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    scale: Tensor
+    n_items: int
+
+    @property
+    def n_users(self) -> int:
+        """B."""
+        return len(self.indptr) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Items per user, int64 ``[B]``."""
+        return self.indptr.diff()
+
+    def rows(self) -> Tensor:
+        """The user (0 … B − 1) of every entry, int64 ``[nnz]``."""
+        users = torch.arange(self.n_users, device=self.indptr.device)
+        return users.repeat_interleave(self.lengths, output_size=len(self.indices))
+
+    def transposed(self) -> tuple[Tensor, Tensor]:
+        """The users of each item: ``indptr`` int64 ``[I + 1]``, ``users`` int64 ``[nnz]``."""
+        items, order = torch.sort(self.indices, stable=True)
+        users = self.rows()[order]
+        bounds = torch.arange(self.n_items + 1, device=items.device)
+        return torch.searchsorted(items, bounds), users
+
+    def select(self, keep: Tensor) -> "UserBatch":
+        """Keep the entries where ``keep`` (bool ``[nnz]``) is true; ``scale`` is unchanged."""
+        kept = torch.zeros(len(keep) + 1, dtype=torch.int64, device=keep.device)
+        torch.cumsum(keep, 0, out=kept[1:])
+        return replace(self, indptr=kept[self.indptr], indices=self.indices[keep])
+
+    def to(self, device: torch.device) -> "UserBatch":
+        """The same batch on another device."""
+        return replace(
+            self,
+            indptr=self.indptr.to(device),
+            indices=self.indices.to(device),
+            scale=self.scale.to(device),
+        )
+
+
+def user_batch(data: Interactions, users: np.ndarray) -> UserBatch:
+    """The batch of the given internal user indices, int ``[B]``, read from memory or a map."""
+    starts = np.asarray(data.indptr[users])
+    lengths = np.asarray(data.indptr[users + 1]) - starts
+    indptr = np.zeros(len(users) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    picked = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)
+    indices = data.indices[picked].astype(np.int64)
+    scale = 1 / np.sqrt(np.maximum(lengths, 1), dtype=np.float32)
+    return UserBatch(
+        torch.from_numpy(indptr), torch.from_numpy(indices), torch.from_numpy(scale), data.n_items
+    )
+
+
+@dataclass(frozen=True)
+class UserBatches:
+    """Shuffled epochs over the users who have at least one interaction.
+
+    The order of users is a pure function of ``(seed, epoch)``, so training can resume anywhere.
+    """
+
+    data: Interactions
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        users = np.flatnonzero(self.data.history_lengths)
+        object.__setattr__(self, "_users", users)
+
+    @property
+    def n_users(self) -> int:
+        """Users with at least one interaction."""
+        return len(self._users)  # type: ignore[attr-defined]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch; the last one may be smaller."""
+        return -(-self.n_users // self.batch_size)
+
+    def batch(self, epoch: int, index: int) -> UserBatch:
+        """Batch ``index`` (0 … steps_per_epoch − 1) of ``epoch``."""
+        order = self._order(epoch)
+        return user_batch(self.data, order[index * self.batch_size : (index + 1) * self.batch_size])
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[UserBatch]:
+        """The batches of ``epoch`` from batch ``start`` on."""
+        order = self._order(epoch)
+        for first in range(start * self.batch_size, len(order), self.batch_size):
+            yield user_batch(self.data, order[first : first + self.batch_size])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, epoch])
+        order: np.ndarray = rng.permutation(self._users)  # type: ignore[attr-defined]
+        return order

@@ -1,0 +1,125 @@
+"""The training objective: multinomial likelihood, annealed β-KL and Personalized Item Alignment.
+
+``L = E_b[ E_q ℓ(x, z) + β KL(q(z | x ⊙ b) ‖ p(z)) ] + λ_A E_b[ L_A ]``, SUM over items and MEAN over
+the batch, in nats. The input is masked; the targets and the alignment use the whole history.
+Source: arXiv 2511.06781, section 3; Liang et al., WWW 2018.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from coterie.config import Config
+from coterie.data.batches import UserBatch
+from coterie.models.tables import GradientBuffers
+from coterie.models.vae import VAE
+from coterie.objectives.alignment import Anchors, alignment, centroids
+from coterie.objectives.divergence import kl_standard_normal
+from coterie.objectives.masking import mask
+from coterie.objectives.multinomial import (
+    OutputWorkspace,
+    fused_multinomial_nll,
+    multinomial_nll,
+)
+from coterie.objectives.schedules import Schedule
+
+
+class ObjectiveConfig(Config):
+    """What training minimises."""
+
+    keep_probability: float = Field(
+        0.5, gt=0, le=1, description="ρ, the probability to KEEP an input item; 1 is clean input."
+    )
+    beta: Schedule = Field(
+        Schedule(kind="linear", end=0.2, epochs=20), description="Weight β of the KL term."
+    )
+    alignment: Schedule = Field(
+        Schedule(end=0.0), description="Weight λ_A of Personalized Item Alignment; 0 is without."
+    )
+    align_mean: bool = Field(True, description="PIA pulls the mean to the items' centroid.")
+    shrink_variance: bool = Field(True, description="PIA shrinks the posterior's variance.")
+
+    @property
+    def aligned(self) -> bool:
+        """Whether PIA is part of the objective."""
+        return self.alignment.end > 0 or self.alignment.start > 0
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of one batch, each a scalar tensor in nats per user, and their weights."""
+
+    nll: Tensor
+    kl: Tensor
+    alignment: Tensor
+    beta: float
+    lambda_a: float
+
+    @property
+    def total(self) -> Tensor:
+        """``nll + β · kl + λ_A · alignment``."""
+        return self.nll + self.beta * self.kl + self.lambda_a * self.alignment
+
+
+class Objective(nn.Module):
+    """The objective and what it owns: the anchors, if PIA is on.
+
+    Parameters
+    ----------
+    config
+        Weights, schedules and the mask.
+    model
+        Gives the sizes; it is not kept.
+    """
+
+    def __init__(self, config: ObjectiveConfig, model: VAE) -> None:
+        super().__init__()
+        self.config = config
+        self.anchors = Anchors(model.n_items, model.config.latent_dim) if config.aligned else None
+
+    def forward(
+        self,
+        model: VAE,
+        batch: UserBatch,
+        *,
+        step: int,
+        steps_per_epoch: int,
+        generator: torch.Generator,
+        workspace: OutputWorkspace | None = None,
+        buffers: GradientBuffers | None = None,
+    ) -> LossTerms:
+        """The loss terms of one batch of whole histories.
+
+        ``workspace`` selects the fused likelihood; without it the plain form is used.
+        """
+        config = self.config
+        low = workspace is not None and workspace.dtype != torch.float32
+        with torch.autocast(batch.scale.device.type, torch.bfloat16, enabled=low):
+            masked = mask(batch, config.keep_probability, generator)
+            posterior = model.encoder(masked, buffers)
+            hidden = model.decoder.hidden(posterior.sample(generator))
+        if workspace is None:
+            logits = torch.addmm(model.decoder.bias, hidden, model.decoder.table.T)
+            nll = multinomial_nll(logits, batch).mean()
+        else:
+            nll = fused_multinomial_nll(hidden, model.decoder, batch, workspace, buffers)
+        lambda_a = config.alignment.value(step, steps_per_epoch)
+        aligned = nll.new_zeros(())
+        if self.anchors is not None:
+            centroid, mean_square = centroids(self.anchors.table, batch, buffers)
+            aligned = alignment(
+                posterior,
+                centroid,
+                mean_square,
+                align_mean=config.align_mean,
+                shrink_variance=config.shrink_variance,
+            ).mean()
+        return LossTerms(
+            nll=nll,
+            kl=kl_standard_normal(posterior).mean(),
+            alignment=aligned,
+            beta=config.beta.value(step, steps_per_epoch),
+            lambda_a=lambda_a,
+        )

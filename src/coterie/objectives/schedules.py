@@ -1,0 +1,44 @@
+"""Weights as pure functions of the training step."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from coterie.config import Config
+from coterie.errors import ConfigError
+
+
+class Schedule(Config):
+    """A weight over the course of training: a pure function of the step.
+
+    ``constant`` is ``end`` throughout. ``linear`` goes from ``start`` to ``end`` in equal steps and
+    ``geometric`` by equal ratios, over ``epochs`` epochs. ``warm-up`` is ``start`` for ``epochs``
+    epochs and ``end`` afterwards.
+    """
+
+    kind: Literal["constant", "linear", "geometric", "warm-up"] = "constant"
+    start: float = Field(0.0, ge=0, description="Value at step 0.")
+    end: float = Field(1.0, ge=0, description="Value from the end of the schedule on.")
+    epochs: float = Field(0.0, ge=0, description="Length, in epochs (fractions allowed).")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "geometric" and not (self.start > 0 and self.end > 0):
+            raise ConfigError(
+                "A geometric schedule needs start > 0 and end > 0, "
+                f"got start={self.start}, end={self.end}."
+            )
+        if self.kind != "constant" and self.epochs == 0:
+            raise ConfigError(f"A {self.kind} schedule needs epochs > 0, got 0.")
+        return self
+
+    def value(self, step: int, steps_per_epoch: int) -> float:
+        """The weight at ``step`` (0 for the first), with ``steps_per_epoch`` steps an epoch."""
+        if self.kind == "constant":
+            return self.end
+        progress = min(step / (self.epochs * steps_per_epoch), 1.0)
+        if self.kind == "warm-up":
+            return self.end if progress >= 1 else self.start
+        if self.kind == "linear":
+            return self.start + progress * (self.end - self.start)
+        return float(self.start * (self.end / self.start) ** progress)
