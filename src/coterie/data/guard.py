@@ -1,0 +1,73 @@
+"""Other libraries' errors while reading → one :class:`DataError` that names the source."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from coterie.errors import CoterieError, DataError
+
+# ValueError covers UnicodeDecodeError, JSON and NumPy's complaints about damaged files.
+_DAMAGE = (
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,  # a Rust panic: derives from BaseException
+    pa.ArrowException,
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    NotImplementedError,  # a ZIP member with an unknown compression
+    OverflowError,
+    RuntimeError,  # a ZIP member that is encrypted
+)
+
+
+@contextmanager
+def reading(label: str) -> Iterator[None]:
+    """Translate every failure to read ``label`` into a :class:`DataError`.
+
+    Errors of coterie pass through, and so do interrupts and programming errors outside reading.
+    """
+    try:
+        yield
+    except CoterieError:
+        raise
+    except MemoryError as error:
+        raise DataError(f"{label} does not fit in memory: {error}.") from error
+    except PermissionError as error:
+        raise DataError(f"{label} may not be read: {error.strerror}.") from error
+    except _DAMAGE as error:
+        lines = str(error).strip().splitlines()
+        why = lines[0].rstrip(".") if lines else type(error).__name__
+        raise DataError(
+            f"{label} could not be read: {why}. It is damaged, truncated, or of another format."
+        ) from error
+
+
+def existing(path: Path | str) -> Path:
+    """The path, if there is something to read; ``~`` is expanded.
+
+    Raises
+    ------
+    DataError
+        Nothing is there; the message names near matches in the same folder.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.exists():
+            return path
+        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
+        raise DataError(f"{str(path)!r} is not a path that can be read: {error}.") from error
+    if not path.parent.exists():
+        raise DataError(f"{path} does not exist: there is no folder {path.parent}.")
+    shown = ", ".join(beside[:8]) + (" …" if len(beside) > 8 else "")
+    raise DataError(f"{path} does not exist; {path.parent} holds: {shown or 'nothing'}.")

@@ -1,0 +1,198 @@
+"""A table of events, read in a stream and checked row by row: :class:`~coterie.data.prepare.Log`.
+
+Every check names the column, the row (from 1, without header) and the value that is wrong.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from coterie.data.columns import ITEM, RATING, TIMESTAMP, USER
+from coterie.data.encode import Codes, encode, id_expression
+from coterie.data.guard import reading
+from coterie.data.prepare import Log, PrepareOptions
+from coterie.errors import DataError
+
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_TIME_FORMATS = (
+    "%Y-%m-%dT%H:%M:%SZ",
+    "%Y-%m-%d %H:%M:%S",
+    "%Y-%m-%dT%H:%M:%S",
+    "%Y-%m-%dT%H:%M:%S%.fZ",
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%d %H:%M:%S UTC",
+)
+_OPTION = {USER: "user", ITEM: "item", RATING: "rating", TIMESTAMP: "timestamp"}
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A lazily read table and which of its columns plays which role.
+
+    Parameters
+    ----------
+    frame
+        The rows, in file order.
+    roles
+        Role (``user_id``, ``item_id``, ``rating``, ``timestamp``) → column of ``frame``.
+    label
+        What to call it in messages: the path, or the kind of frame.
+    skip_blank
+        Whether rows without any value are blank lines, to be passed over.
+    """
+
+    frame: pl.LazyFrame
+    roles: Mapping[str, str]
+    label: str
+    skip_blank: bool = False
+
+
+def read_log(table: Table, options: PrepareOptions) -> Log:
+    """Read the columns that the options need, in one streamed pass, and check them.
+
+    Raises
+    ------
+    DataError
+        An id is missing or clashes with another after casting, a rating is not a finite number, a
+        time is missing, negative or not a time, or the source cannot be read.
+    """
+    with reading(table.label):
+        schema = table.frame.collect_schema()
+        roles = dict(table.roles)
+        if not options.keep_values and options.positive_threshold is None:
+            roles.pop(RATING, None)
+        frame = table.frame.select(
+            _expression(role, column, schema[column], table, options).alias(role)
+            for role, column in roles.items()
+        ).collect(engine="streaming")
+        frame = _without_blank_rows(frame, table)
+        log = Log(_ids(frame, USER, table, options), _ids(frame, ITEM, table, options))
+        if RATING in frame.columns:
+            log.ratings = _ratings(frame, table)
+        if TIMESTAMP in frame.columns:
+            log.timestamps = _timestamps(frame, table)
+    return log
+
+
+def _expression(
+    role: str, column: str, dtype: pl.DataType, table: Table, options: PrepareOptions
+) -> pl.Expr:
+    if role in (USER, ITEM):
+        return id_expression(column, dtype)
+    if role == RATING:
+        return _rating_expression(column, dtype)
+    return _time_expression(column, dtype, table, options)
+
+
+def _rating_expression(column: str, dtype: pl.DataType) -> pl.Expr:
+    value = pl.col(column)
+    if dtype == pl.String:
+        return value.str.strip_chars(" ").cast(pl.Float32, strict=False)
+    if dtype.is_numeric() or dtype in (pl.Boolean, pl.Null):
+        return value.cast(pl.Float32, strict=False)
+    raise DataError(f"Column {column!r} holds {dtype}; ratings must be numbers.")
+
+
+def _time_expression(
+    column: str, dtype: pl.DataType, table: Table, options: PrepareOptions
+) -> pl.Expr:
+    """Seconds since 1970 as Int64; null where the value is no time."""
+    value = pl.col(column)
+    if dtype == pl.Date:
+        return value.cast(pl.Datetime("us")).dt.epoch("s")
+    if dtype == pl.Datetime:
+        return value.dt.epoch("s")
+    if dtype == pl.String:
+        head = table.frame.select(value.drop_nulls().head(1)).collect(engine="streaming")
+        if len(head) and head.to_series().cast(pl.Float64, strict=False).null_count():
+            return _parsed_time(value)
+        text = value.str.strip_chars(" ")
+        whole = text.cast(pl.Int64, strict=False)
+        value = pl.coalesce(
+            whole, text.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False)
+        )
+    elif dtype.is_float():
+        value = value.floor().cast(pl.Int64, strict=False)
+    elif dtype.is_integer() or dtype == pl.Null:
+        value = value.cast(pl.Int64, strict=False)
+    else:
+        raise DataError(
+            f"Column {column!r} holds {dtype}; times must be numbers, dates or datetimes."
+        )
+    per_second = _PER_SECOND[options.timestamp_unit]
+    return value if per_second == 1 else value.floordiv(per_second)
+
+
+def _parsed_time(text: pl.Expr) -> pl.Expr:
+    moments = [
+        text.str.to_datetime(pattern, strict=False, time_unit="us") for pattern in _TIME_FORMATS
+    ]
+    day = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+    return pl.coalesce(*moments, day).dt.epoch("s")
+
+
+def _without_blank_rows(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """Drop the rows that are blank lines; report the first other row that lacks an id."""
+    nulls = {role: frame[role].null_count() for role in (USER, ITEM)}
+    if not any(nulls.values()):
+        return frame
+    blank = pl.lit(table.skip_blank) & pl.all_horizontal(pl.all().is_null())
+    for role, column in ((role, table.roles[role]) for role in (USER, ITEM)):
+        row = _first_row(frame.select((pl.col(role).is_null() & ~blank).alias("x"))["x"])
+        if row is not None:
+            raise DataError(
+                f"{table.label}, row {row + 1}: column {column!r} has no {role}; "
+                "every row needs one."
+            )
+    return frame.filter(~blank)
+
+
+def _ids(frame: pl.DataFrame, role: str, table: Table, options: PrepareOptions) -> Codes:
+    column = frame.drop_in_place(role).rename(table.roles[role])
+    try:
+        codes = encode(column, id_type=options.id_type)
+    except DataError as error:
+        raise DataError(f"{table.label}: {error}") from error
+    if codes.ids.dtype == pl.String and len(codes.ids) and codes.ids[0] == "":
+        row = int((codes.codes == 0).argmax())
+        raise DataError(
+            f"{table.label}, row {row + 1}: column {column.name!r} has an empty {role}; "
+            "every row needs one."
+        )
+    return codes
+
+
+def _ratings(frame: pl.DataFrame, table: Table) -> np.ndarray:
+    column = frame.drop_in_place(RATING)
+    row = _first_row(column.is_null() | ~column.is_finite())
+    if row is not None:
+        raise _wrong(table, RATING, row, "expected a finite number as rating")
+    return column.to_numpy()
+
+
+def _timestamps(frame: pl.DataFrame, table: Table) -> np.ndarray:
+    column = frame.drop_in_place(TIMESTAMP)
+    row = _first_row(column.is_null() | (column < 0))
+    if row is not None:
+        raise _wrong(
+            table, TIMESTAMP, row, "expected a time: seconds since 1970, not negative, or a date"
+        )
+    return column.to_numpy()
+
+
+def _first_row(wrong: pl.Series) -> int | None:
+    row = wrong.fill_null(True).arg_max() if len(wrong) else None
+    return row if row is not None and wrong.fill_null(True)[row] else None
+
+
+def _wrong(table: Table, role: str, row: int, expected: str) -> DataError:
+    column = table.roles[role]
+    shown = table.frame.select(column).slice(row, 1).collect(engine="streaming")
+    got = shown.to_series()[0] if len(shown) else None
+    return DataError(
+        f"{table.label}, row {row + 1}: {expected} in column {column!r}, got {got!r}. "
+        f"Correct the row, name another column, or ignore this one ({_OPTION[role]}='')."
+    )
