@@ -29,9 +29,13 @@ class GradientBuffers:
         for table in tables:
             table.grad = torch.zeros_like(table)
 
-    def start(self) -> None:
-        """Begin a step: every buffer is stale until it is written."""
+    def start(self, parameters: list[nn.Parameter]) -> None:
+        """Begin a step: buffers are stale until written, other parameters have no gradient."""
         self._written.clear()
+        tables = {id(table) for table in self._tables}
+        for parameter in parameters:
+            if id(parameter) not in tables:
+                parameter.grad = None
 
     def finish(self) -> None:
         """End a step's backward pass: buffers that nothing wrote to are zero."""

@@ -1,11 +1,12 @@
 """The training objective: multinomial likelihood, annealed β-KL and Personalized Item Alignment.
 
-``L = E_b[ E_q ℓ(x, z) + β KL(q(z | x ⊙ b) ‖ p(z)) ] + λ_A E_b[ L_A ]``, SUM over items and MEAN over
-the batch, in nats. The input is masked; the targets and the alignment use the whole history.
+``L = E_b[ E_q ℓ(x, z) + β KL(q(z | x ⊙ b) ‖ p(z)) ] + λ_A E_b[ L_A ]``: SUM over items, MEAN
+over the batch, in nats. The input is masked; targets and alignment use the whole history.
 Source: arXiv 2511.06781, section 3; Liang et al., WWW 2018.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from pydantic import Field
@@ -62,6 +63,10 @@ class LossTerms:
         """``nll + β · kl + λ_A · alignment``."""
         return self.nll + self.beta * self.kl + self.lambda_a * self.alignment
 
+    def stacked(self) -> Tensor:
+        """The three terms as one detached tensor ``[3]``: nll, kl, alignment."""
+        return torch.stack([self.nll, self.kl, self.alignment]).detach()
+
 
 class Objective(nn.Module):
     """The objective and what it owns: the anchors, if PIA is on.
@@ -78,6 +83,18 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self.anchors = Anchors(model.n_items, model.config.latent_dim) if config.aligned else None
+
+    def initialized(self, seed: int) -> Self:
+        """Draw the anchors from ``seed``; returns the objective itself."""
+        if self.anchors is not None:
+            # A stream of its own: the model's weights are the same with and without PIA.
+            self.anchors.reset_parameters(torch.Generator().manual_seed(seed + (1 << 32)))
+        return self
+
+    @property
+    def tables(self) -> list[nn.Parameter]:
+        """The parameters with one row per item."""
+        return [] if self.anchors is None else [self.anchors.table]
 
     def forward(
         self,

@@ -1,0 +1,164 @@
+"""Checkpoints: one safetensors file each, written whole, with the loop's state in its header."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from coterie.data.interactions import Interactions
+from coterie.errors import ArtifactError, ConfigError
+from coterie.files import atomic_file
+from coterie.training.config import Experiment
+
+FORMAT_VERSION = "1"
+
+
+@dataclass
+class Progress:
+    """Where the loop stands, apart from tensors. All randomness is a function of it.
+
+    Parameters
+    ----------
+    step
+        Finished optimiser steps.
+    sums
+        Sums of the loss terms over the current epoch's users, and their count.
+    history
+        One record per finished epoch.
+    best_value, best_epoch, stale
+        Best validation value, its epoch, and evaluations since.
+    """
+
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_value: float | None = None
+    best_epoch: int | None = None
+    stale: int = 0
+
+
+def fingerprint(experiment: Experiment, data: Interactions) -> dict[str, Any]:
+    """What a checkpoint belongs to: the experiment, and the data's sizes and item counts."""
+    counts = data.item_counts()
+    weighted = int(np.dot(counts, np.arange(1, len(counts) + 1)) % (1 << 61))
+    return {
+        "experiment": experiment.model_dump(mode="json"),
+        "data": [data.n_users, data.n_items, data.nnz, weighted],
+    }
+
+
+def save_checkpoint(
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer | None,
+    progress: Progress,
+    belongs_to: dict[str, Any],
+) -> None:
+    """Write weights, optimiser moments (unless None) and progress into one file, atomically."""
+    tensors = _weights(modules)
+    if optimizer is not None:
+        tensors |= _moments(modules, optimizer)
+    header = {
+        "format": "coterie-checkpoint",
+        "version": FORMAT_VERSION,
+        "progress": json.dumps(asdict(progress)),
+        "belongs_to": json.dumps(belongs_to),
+    }
+    with atomic_file(path) as aside:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, aside, header)
+
+
+def load_checkpoint(
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer | None,
+    belongs_to: dict[str, Any],
+) -> Progress:
+    """Load what :func:`save_checkpoint` wrote into modules and optimiser; return the progress.
+
+    Raises
+    ------
+    ArtifactError
+        The file is damaged, of another version, or its tensors do not fit.
+    ConfigError
+        It belongs to another experiment or other data; the message names the first difference.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} is not a readable checkpoint: {error}.") from error
+    if (header.get("format"), header.get("version")) != ("coterie-checkpoint", FORMAT_VERSION):
+        raise ArtifactError(f"{path} is not a coterie checkpoint of version {FORMAT_VERSION}.")
+    _must_belong(path, json.loads(header["belongs_to"]), belongs_to)
+    targets = _weights(modules)
+    if optimizer is not None:
+        _prime(modules, optimizer)
+        targets |= _moments(modules, optimizer)
+    for name, target in targets.items():
+        if name not in tensors:
+            raise ArtifactError(f"{path} lacks the tensor {name!r}.")
+        if tensors[name].shape != target.shape:
+            raise ArtifactError(
+                f"{path}: {name!r} has shape {list(tensors[name].shape)}, "
+                f"expected {list(target.shape)}."
+            )
+        with torch.no_grad():
+            target.copy_(tensors[name])
+    return Progress(**json.loads(header["progress"]))
+
+
+def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{name}": parameter.detach()
+        for prefix, module in modules.items()
+        for name, parameter in module.named_parameters()
+    }
+
+
+def _moments(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    moments = {}
+    for prefix, module in modules.items():
+        for name, parameter in module.named_parameters():
+            for key, value in optimizer.state[parameter].items():
+                moments[f"optimizer.{prefix}.{name}.{key}"] = value
+    return moments
+
+
+def _prime(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimiser allocate its moments, by a step of size zero on zero gradients."""
+    kept = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = group["weight_decay"] = 0.0
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for group, (rate, decay) in zip(optimizer.param_groups, kept, strict=True):
+        group["lr"], group["weight_decay"] = rate, decay
+
+
+def _must_belong(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    if found == expected:
+        return
+    if found["data"] != expected["data"]:
+        raise ConfigError(
+            f"{path} was trained on other data (users, items, interactions, item counts: "
+            f"{found['data']}, here {expected['data']}). Use another run folder."
+        )
+    for section, settings in expected["experiment"].items():
+        for key, value in settings.items():
+            other = found["experiment"].get(section, {}).get(key)
+            if other != value:
+                raise ConfigError(
+                    f"{path} belongs to another experiment: {section}.{key} is {other!r} there "
+                    f"and {value!r} here. Use the same settings or another run folder."
+                )
+    raise ConfigError(f"{path} belongs to another experiment. Use another run folder.")

@@ -1,0 +1,77 @@
+"""Settings of training: what is learned with (``TrainingConfig``), where it runs (``RunContext``)."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from coterie.config import Config
+from coterie.errors import ConfigError
+from coterie.models.vae import ModelConfig
+from coterie.objectives.elbo import ObjectiveConfig
+
+
+class TrainingConfig(Config):
+    """Hyper-parameters of the training loop."""
+
+    epochs: PositiveInt = Field(100, description="Most epochs to train.")
+    batch_size: PositiveInt = Field(500, description="Users per step.")
+    learning_rate: PositiveFloat = Field(1e-3, description="Adam's step size.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay; 0 is Adam.")
+    clip_norm: PositiveFloat | None = Field(None, description="Largest global gradient norm.")
+    metric: str = Field("ndcg@100", description="Validation metric that picks the best epoch.")
+    patience: PositiveInt | None = Field(
+        10, description="Evaluations without improvement before training stops; none: never."
+    )
+    evaluate_every: PositiveInt = Field(1, description="Epochs between validations.")
+    seed: NonNegativeInt = Field(0, description="Determines weights, order, masks and noise.")
+
+
+class Experiment(Config):
+    """Everything that decides what is learned; a checkpoint belongs to exactly one of these."""
+
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class RunContext(Config):
+    """Where and how precisely training runs."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Processor.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Of the large products; weights and sums are always float32."
+    )
+
+    checkpoint_minutes: PositiveFloat = Field(
+        10.0, description="Longest time between checkpoints within an epoch."
+    )
+
+    def torch_device(self) -> torch.device:
+        """The device, chosen if ``auto``; :class:`ConfigError` if it is not there."""
+        available = {
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+            "cpu": True,
+        }
+        if self.device == "auto":
+            return torch.device(next(name for name, there in available.items() if there))
+        if not available[self.device]:
+            there = ", ".join(name for name, ok in available.items() if ok)
+            raise ConfigError(f"Device {self.device!r} is not available here; available: {there}.")
+        return torch.device(self.device)
+
+    def torch_dtype(self) -> torch.dtype:
+        """The precision of the large products, chosen by the processor's units if ``auto``."""
+        if self.precision != "auto":
+            return torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return torch.bfloat16 if _has_bf16_units(self.torch_device()) else torch.float32
+
+
+def _has_bf16_units(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False

@@ -1,0 +1,258 @@
+"""The training loop: one function to read from top to bottom, one state object, exact resume.
+
+Weights, user order, masks and noise are pure functions of ``(seed, step)``. Hence a run that was
+killed and resumed ends with the weights of the uninterrupted run, bit for bit on a CPU.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from coterie.data.batches import UserBatches
+from coterie.data.interactions import Interactions
+from coterie.data.splits import HeldOut
+from coterie.errors import DataError, DivergenceError
+from coterie.evaluation.protocol import evaluate, metric_cutoff
+from coterie.recommender import Recommender
+from coterie.training.checkpoint import Progress, fingerprint
+from coterie.training.config import Experiment, RunContext
+from coterie.training.interrupt import interruptible
+from coterie.training.run_folder import RunFolder
+from coterie.training.state import TrainingState, training_step
+
+CHECK_EVERY = 10  # steps between looks at the loss, each of which waits for the device
+TERMS = ("nll", "kl", "alignment")
+
+
+class Observer(Protocol):
+    """Who wants to see training: a progress display, a logger."""
+
+    def step(self, report: "StepReport") -> None:
+        """Called every few steps."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Called after each epoch with the record that goes into the metrics file."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """The loop's position and the running means of the epoch's loss terms, in nats per user."""
+
+    epoch: int
+    epochs: int
+    step_in_epoch: int
+    steps_per_epoch: int
+    users: int
+    terms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training gives: the best epoch's recommender, and the record of each epoch."""
+
+    recommender: Recommender
+    history: list[dict[str, Any]]
+    best_epoch: int | None
+    best_value: float | None
+    interrupted: bool
+
+
+def train(
+    train_data: Interactions,
+    validation: HeldOut | None,
+    experiment: Experiment | None = None,
+    *,
+    context: RunContext | None = None,
+    folder: Path | str | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> TrainingResult:
+    """Train a VAE recommender; keep the epoch that is best on the validation users.
+
+    Parameters
+    ----------
+    train_data
+        Histories of the training users, ``[U, I]``.
+    validation
+        Held-out users for early stopping; None trains all epochs and keeps the last.
+    experiment
+        Model, objective and training settings; the defaults are Multi-VAE's.
+    context
+        Device and precision.
+    folder
+        Where checkpoints and ``metrics.jsonl`` go; None keeps the best weights in memory.
+    resume
+        Continue from ``folder``'s last checkpoint if there is one.
+    observer
+        Told about steps and epochs.
+
+    Raises
+    ------
+    DataError
+        No training user has an interaction.
+    ConfigError
+        The checkpoint belongs to another experiment, or the metric is unknown.
+    DivergenceError
+        A loss term became NaN or Inf; the message names step and term.
+    """
+    experiment, context = experiment or Experiment(), context or RunContext()
+    settings = experiment.training
+    state = TrainingState.create(experiment, train_data.n_items, context)
+    batches = UserBatches(train_data, settings.batch_size, settings.seed)
+    if batches.n_users == 0:
+        raise DataError("No training user has an interaction; training needs at least one.")
+    run_folder = RunFolder(folder, fingerprint(experiment, train_data))
+    if resume:
+        run_folder.resume(state)
+    else:
+        run_folder.start()
+    run_folder.checkpoint_every(context.checkpoint_minutes)
+    with interruptible() as stop_requested:
+        while not _finished(state.progress, experiment):
+            if not _train_epoch(state, batches, experiment, observer, run_folder, stop_requested):
+                break
+            _finish_epoch(state, train_data, validation, experiment, observer, run_folder)
+    interrupted = not _finished(state.progress, experiment)
+    run_folder.restore_best(state)
+    return _result(state, train_data, experiment, interrupted=interrupted)
+
+
+def _result(
+    state: TrainingState, train_data: Interactions, experiment: Experiment, *, interrupted: bool
+) -> TrainingResult:
+    progress = state.progress
+    anchors = state.objective.anchors
+    state.model.eval()
+    recommender = Recommender(
+        state.model,
+        train_data.item_ids,
+        train_data.item_counts(),
+        items=train_data.items,
+        anchors=None if anchors is None else anchors.table.detach(),
+        metadata={
+            "data": train_data.name,
+            "experiment": experiment.model_dump(mode="json"),
+            "best_epoch": progress.best_epoch,
+            f"validation_{experiment.training.metric}": progress.best_value,
+            "epochs": len(progress.history),
+        },
+    )
+    return TrainingResult(
+        recommender, progress.history, progress.best_epoch, progress.best_value, interrupted
+    )
+
+
+def _finished(progress: Progress, experiment: Experiment) -> bool:
+    patience = experiment.training.patience
+    return len(progress.history) >= experiment.training.epochs or (
+        patience is not None and progress.stale >= patience
+    )
+
+
+def _train_epoch(
+    state: TrainingState,
+    batches: UserBatches,
+    experiment: Experiment,
+    observer: Observer | None,
+    run_folder: RunFolder,
+    stop_requested: Callable[[], bool],
+) -> bool:
+    """Train the rest of the current epoch; False, after a checkpoint, if it was interrupted."""
+    progress = state.progress
+    epoch, steps = len(progress.history), batches.steps_per_epoch
+    start = progress.step - epoch * steps
+    unchecked: list[tuple[int, Tensor]] = []
+    state.model.train()
+    for index, batch in enumerate(batches.epoch(epoch, start=start), start=start):
+        terms = training_step(state, batch, experiment, steps)
+        progress.step += 1
+        unchecked.append((batch.n_users, terms))
+        stopping = stop_requested()
+        if stopping or len(unchecked) == CHECK_EVERY or index == steps - 1:
+            _add_up(progress, unchecked)
+            unchecked.clear()
+            if observer is not None:
+                observer.step(_report(progress, experiment, index + 1, steps))
+            if stopping or (run_folder.is_due() and index < steps - 1):
+                run_folder.save_last(state)
+        if stopping:
+            return False
+    return True
+
+
+def _add_up(progress: Progress, unchecked: list[tuple[int, Tensor]]) -> None:
+    """Add the terms of the last steps to the epoch's sums; raise if one is not finite."""
+    values = torch.stack([terms for _, terms in unchecked]).tolist()
+    first = progress.step - len(unchecked)
+    for offset, ((users, _), row) in enumerate(zip(unchecked, values, strict=True)):
+        for name, value in zip(TERMS, row, strict=True):
+            if not math.isfinite(value):
+                raise DivergenceError(
+                    f"Training diverged at step {first + offset}: the term {name!r} is {value}. "
+                    "Lower the learning rate, set clip_norm, or check λ_A and β."
+                )
+            progress.sums[name] = progress.sums.get(name, 0.0) + value * users
+        progress.sums["users"] = progress.sums.get("users", 0.0) + users
+
+
+def _report(progress: Progress, experiment: Experiment, index: int, steps: int) -> StepReport:
+    users = progress.sums["users"]
+    return StepReport(
+        epoch=len(progress.history) + 1,
+        epochs=experiment.training.epochs,
+        step_in_epoch=index,
+        steps_per_epoch=steps,
+        users=int(users),
+        terms={name: progress.sums[name] / users for name in TERMS},
+    )
+
+
+def _finish_epoch(
+    state: TrainingState,
+    train_data: Interactions,
+    validation: HeldOut | None,
+    experiment: Experiment,
+    observer: Observer | None,
+    run_folder: RunFolder,
+) -> None:
+    """Validate, record the epoch, keep the best weights, write the last checkpoint."""
+    progress, settings = state.progress, experiment.training
+    epoch = len(progress.history) + 1
+    steps = progress.step // epoch
+    users = progress.sums["users"]
+    record: dict[str, Any] = {
+        "epoch": epoch,
+        "step": progress.step,
+        **{name: progress.sums[name] / users for name in TERMS},
+        "beta": experiment.objective.beta.value(progress.step - 1, steps),
+        "lambda_a": experiment.objective.alignment.value(progress.step - 1, steps),
+    }
+    progress.sums.clear()
+    progress.history.append(record)
+    if validation is not None and (
+        epoch % settings.evaluate_every == 0 or epoch == settings.epochs
+    ):
+        value = _validate(state, train_data, validation, settings.metric)
+        record[f"validation_{settings.metric}"] = value
+        if progress.best_value is None or value > progress.best_value:
+            progress.best_value, progress.best_epoch, progress.stale = value, epoch, 0
+            run_folder.save_best(state)
+        else:
+            progress.stale += 1
+    run_folder.save_last(state)
+    if observer is not None:
+        observer.epoch(record)
+
+
+def _validate(
+    state: TrainingState, train_data: Interactions, validation: HeldOut, metric: str
+) -> float:
+    recommender = Recommender(state.model, train_data.item_ids, train_data.item_counts())
+    state.model.eval()
+    cutoff = metric_cutoff(metric)
+    return evaluate(recommender, validation, ks=(cutoff,)).mean[metric]

@@ -1,0 +1,94 @@
+"""The training state: everything that changes while training, and one step of it.
+
+Weights, masks and noise are pure functions of ``(seed, step)``; nothing random is kept.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from coterie.data.batches import UserBatch
+from coterie.models.tables import GradientBuffers
+from coterie.models.vae import VAE
+from coterie.objectives.elbo import Objective
+from coterie.objectives.multinomial import OutputWorkspace
+from coterie.training.checkpoint import Progress
+from coterie.training.config import Experiment, RunContext
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while training, and the memory that it reuses."""
+
+    model: VAE
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    workspace: OutputWorkspace
+    buffers: GradientBuffers
+    progress: Progress = field(default_factory=Progress)
+
+    @classmethod
+    def create(cls, experiment: Experiment, n_items: int, context: RunContext) -> "TrainingState":
+        """Draw the weights from the seed and set up optimiser and memory on the device."""
+        device = context.torch_device()
+        settings = experiment.training
+        model = VAE(experiment.model, n_items).initialized(settings.seed)
+        objective = Objective(experiment.objective, model).initialized(settings.seed)
+        model.to(device)
+        objective.to(device)
+        parameters = [*model.parameters(), *objective.parameters()]
+        return cls(
+            model,
+            objective,
+            torch.optim.AdamW(
+                parameters,
+                lr=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                fused=True,
+            ),
+            torch.Generator(device),
+            OutputWorkspace(context.torch_dtype()),
+            GradientBuffers([*model.tables, *objective.tables]),
+        )
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that the optimiser moves: the model's weights, then the objective's."""
+        return [*self.model.parameters(), *self.objective.parameters()]
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What checkpoints hold."""
+        return {"model": self.model, "objective": self.objective}
+
+
+def training_step(
+    state: TrainingState, batch: UserBatch, experiment: Experiment, steps_per_epoch: int
+) -> Tensor:
+    """One optimiser step on one batch; returns the terms ``[nll, kl, alignment]``, detached."""
+    batch = batch.to(state.generator.device)
+    step = state.progress.step
+    state.generator.manual_seed(_step_seed(experiment.training.seed, step))
+    state.buffers.start(state.parameters)
+    terms = state.objective(
+        state.model,
+        batch,
+        step=step,
+        steps_per_epoch=steps_per_epoch,
+        generator=state.generator,
+        workspace=state.workspace,
+        buffers=state.buffers,
+    )
+    terms.total.backward()
+    state.buffers.finish()
+    if experiment.training.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(state.parameters, experiment.training.clip_norm)
+    state.optimizer.step()
+    return terms.stacked()
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
