@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coterie.models.encoders import reset_linear, small_normal, xavier_normal
+from coterie.models.encoders import empty_linear, reset_linear, small_normal, xavier_normal
 
 
 class MlpDecoder(nn.Module):
@@ -25,7 +25,7 @@ class MlpDecoder(nn.Module):
     def __init__(self, latent_dim: int, hidden_dims: tuple[int, ...], n_items: int) -> None:
         super().__init__()
         widths = [latent_dim, *hidden_dims]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(empty_linear(a, b) for a, b in pairwise(widths))
         self.table = nn.Parameter(torch.empty(n_items, widths[-1]))
         self.bias = nn.Parameter(torch.empty(n_items))
 

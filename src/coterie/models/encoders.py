@@ -40,7 +40,7 @@ class MlpEncoder(nn.Module):
         widths = [*hidden_dims, latent_dim * 2 if variational else latent_dim]
         self.table = nn.Parameter(torch.empty(n_items, widths[0]))
         self.bias = nn.Parameter(torch.empty(widths[0]))
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(empty_linear(a, b) for a, b in pairwise(widths))
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Xavier-normal weights, biases N(0, 0.001²), drawn in a fixed order."""
@@ -59,6 +59,11 @@ class MlpEncoder(nn.Module):
             return Posterior(torch.tanh(hidden), None)
         mu, logvar = hidden.chunk(2, dim=1)
         return Posterior(mu, logvar)
+
+
+def empty_linear(n_in: int, n_out: int) -> nn.Linear:
+    """A linear layer with memory only: PyTorch's initialisation draws from global randomness."""
+    return nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
 
 
 def xavier_normal(weight: Tensor, generator: torch.Generator) -> None:

@@ -106,7 +106,7 @@ def alignment_sampled(z: Tensor, anchors: Tensor, batch: UserBatch) -> Tensor:
     """
     rows = batch.rows()
     distances = (z[rows] - anchors[batch.indices]).square().sum(1)
-    sums = torch.zeros(batch.n_users, dtype=z.dtype).index_add(0, rows, distances)
+    sums = torch.zeros_like(z[:, 0]).index_add(0, rows, distances)
     return sums / batch.lengths.clamp(min=1)
 
 

@@ -8,6 +8,7 @@ Source: arXiv 2511.06781, section 3; Liang et al., WWW 2018.
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -87,8 +88,10 @@ class Objective(nn.Module):
     def initialized(self, seed: int) -> Self:
         """Draw the anchors from ``seed``; returns the objective itself."""
         if self.anchors is not None:
-            # A stream of its own: the model's weights are the same with and without PIA.
-            self.anchors.reset_parameters(torch.Generator().manual_seed(seed + (1 << 32)))
+            # A stream of its own: the model's weights are the same with and without PIA. Torch's
+            # CPU generator uses the low 32 bits of a seed only, hence a hash and not an offset.
+            own = int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1)[0])
+            self.anchors.reset_parameters(torch.Generator().manual_seed(own))
         return self
 
     @property
