@@ -11,7 +11,9 @@ from coterie.errors import ConfigError
 class Config(BaseModel):
     """Immutable settings; each default is written once, in the class that uses it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -41,5 +43,8 @@ def config_error(name: str, error: ValidationError) -> ConfigError:
     lines = []
     for item in error.errors():
         where = ".".join([name, *map(str, item["loc"])])
-        lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
+        if item["type"] == "value_error":  # ours, and it says already what came
+            lines.append(f"{where}: {item['ctx']['error']}")
+        else:
+            lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
     return ConfigError("\n".join(lines))
