@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from coterie.models.vae import VAE, ModelConfig
+from histories import batch_of, random_histories
+
+N_ITEMS = 23
+
+
+@pytest.mark.parametrize("name", ["multi-vae", "multi-dae"])
+@pytest.mark.parametrize("hidden_dims", [(), (9,), (9, 6)])
+def test_latent_dim_is_exactly_the_size_of_z(name: str, hidden_dims: tuple[int, ...]) -> None:
+    config = ModelConfig.read({"name": name, "hidden_dims": hidden_dims, "latent_dim": 5})
+    model = VAE(config, N_ITEMS).initialized(0)
+    batch = batch_of(random_histories(4, N_ITEMS, seed=0), N_ITEMS)
+    posterior = model.encode(batch)
+    assert posterior.mu.shape == posterior.sample(torch.Generator()).shape == (4, 5)
+    assert (posterior.logvar is None) == (name == "multi-dae")
+    logits = model(batch)
+    assert logits.shape == (4, N_ITEMS)
+    torch.testing.assert_close(logits, model.decoder(posterior.mu))
+
+
+def test_the_decoder_mirrors_the_encoder() -> None:
+    model = VAE(ModelConfig(hidden_dims=(9, 6), latent_dim=5), N_ITEMS)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert shapes == {
+        "encoder.table": (N_ITEMS, 9),
+        "encoder.bias": (9,),
+        "encoder.layers.0.weight": (6, 9),
+        "encoder.layers.0.bias": (6,),
+        "encoder.layers.1.weight": (10, 6),
+        "encoder.layers.1.bias": (10,),
+        "decoder.layers.0.weight": (6, 5),
+        "decoder.layers.0.bias": (6,),
+        "decoder.layers.1.weight": (9, 6),
+        "decoder.layers.1.bias": (9,),
+        "decoder.table": (N_ITEMS, 9),
+        "decoder.bias": (N_ITEMS,),
+    }
+    assert model.tables == [model.encoder.table, model.decoder.table]
+
+
+def test_the_seed_decides_every_weight() -> None:
+    config = ModelConfig(hidden_dims=(9, 6), latent_dim=5)
+    first, again, other = (VAE(config, N_ITEMS).initialized(seed) for seed in (3, 3, 4))
+    for name, value in first.named_parameters():
+        assert torch.equal(value, again.get_parameter(name)), name
+        assert not torch.equal(value, other.get_parameter(name)), name
+        assert value.isfinite().all(), name
+
+
+def test_ranking_is_deterministic_and_rows_do_not_depend_on_the_batch() -> None:
+    model = VAE(ModelConfig(hidden_dims=(9,), latent_dim=5), N_ITEMS).initialized(0)
+    histories = random_histories(8, N_ITEMS, seed=0)
+    logits = model(batch_of(histories, N_ITEMS))
+    assert torch.equal(model(batch_of(histories, N_ITEMS)), logits)
+    for user, history in enumerate(histories):
+        alone = model(batch_of([history], N_ITEMS))
+        torch.testing.assert_close(alone[0], logits[user], rtol=1e-5, atol=1e-6)
