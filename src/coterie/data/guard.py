@@ -1,5 +1,7 @@
 """Other libraries' errors while reading → one :class:`DataError` that names the source."""
 
+import lzma
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -9,7 +11,8 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from coterie.errors import CoterieError, DataError
+from coterie.errors import CoterieError, DataError, StorageError
+from coterie.files import DISK_FULL
 
 # ValueError covers UnicodeDecodeError, JSON and NumPy's complaints about damaged files.
 _DAMAGE = (
@@ -17,8 +20,9 @@ _DAMAGE = (
     pl.exceptions.PanicException,  # a Rust panic: derives from BaseException
     pa.ArrowException,
     zipfile.BadZipFile,
+    tarfile.TarError,
+    lzma.LZMAError,
     zlib.error,
-    OSError,
     EOFError,
     ValueError,
     TypeError,
@@ -42,14 +46,25 @@ def reading(label: str) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise DataError(f"{label} does not fit in memory: {error}.") from error
-    except PermissionError as error:
-        raise DataError(f"{label} may not be read: {error.strerror}.") from error
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise StorageError(
+                f"The disk is full: {label} could not be unpacked. Free some space, or set TMPDIR "
+                "to a folder that has some."
+            ) from error
+        raise _damage(label, error) from error
     except _DAMAGE as error:
-        lines = str(error).strip().splitlines()
-        why = lines[0].rstrip(".") if lines else type(error).__name__
-        raise DataError(
-            f"{label} could not be read: {why}. It is damaged, truncated, or of another format."
-        ) from error
+        raise _damage(label, error) from error
+
+
+def _damage(label: str, error: BaseException) -> DataError:
+    if isinstance(error, PermissionError):
+        return DataError(f"{label} may not be read: {error.strerror}.")
+    lines = str(error).strip().splitlines()
+    why = lines[0].rstrip(".") if lines else type(error).__name__
+    return DataError(
+        f"{label} could not be read: {why}. It is damaged, truncated, or of another format."
+    )
 
 
 def existing(path: Path | str) -> Path:

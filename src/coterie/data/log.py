@@ -61,7 +61,8 @@ def read_log(table: Table, options: PrepareOptions) -> Log:
     """
     with reading(table.label):
         schema = table.frame.collect_schema()
-        roles = dict(table.roles)
+        ignored = {role for role, option in _OPTION.items() if getattr(options, option) == ""}
+        roles = {role: column for role, column in table.roles.items() if role not in ignored}
         if not options.keep_values and options.positive_threshold is None:
             roles.pop(RATING, None)
         frame = table.frame.select(

@@ -147,10 +147,8 @@ def prepare(
     tell("building rows")
     users, user_map = _compact(rows.user, user_ids)
     columns, item_map = _compact(rows.item, item_ids)
-    indptr = np.zeros(len(user_map) + 1, dtype=np.int64)
-    np.cumsum(_counts(users, len(user_map)), out=indptr[1:])
     return Interactions(
-        indptr,
+        _offsets(users, len(user_map)),
         columns,
         user_map,
         item_map,
@@ -160,6 +158,28 @@ def prepare(
         name,
         {**(source or {}), "filters": audit},
     )
+
+
+def arrange(
+    log: Log, *, item_ids: IdMap, user_ids: IdMap | None = None, name: str = "interactions"
+) -> Interactions:
+    """Lay a log out as it is over given items and users (default: the log's own).
+
+    Only repeated pairs are reduced, to the last. All ids of the log must be among the given ones.
+    """
+    users = user_ids or IdMap(log.users.ids)
+    rows = _Rows(
+        users.to_index(log.users.ids).astype(np.int32)[log.users.codes],
+        item_ids.to_index(log.items.ids).astype(np.int32)[log.items.codes],
+        log.ratings,
+        log.timestamps,
+    )
+    _sort_pairs(rows, len(item_ids), need_values=rows.values is not None)
+    _keep_last(rows, PrepareOptions(), users.ids, item_ids.ids, {})
+    indptr = _offsets(rows.user, len(users))
+    return Interactions(
+        indptr, rows.item, users, item_ids, rows.values, rows.times, name=name
+    ).check()
 
 
 @dataclass(eq=False)
@@ -237,7 +257,9 @@ def _sort_pairs(rows: _Rows, n_items: int, *, need_values: bool) -> None:
     key_bits = int(key.max()).bit_length()
     if place_bits + key_bits < 63:  # the place rides in the low bits: one sort in place, stable
         key <<= place_bits
-        key |= np.arange(n, dtype=np.int64)
+        for start in range(0, n, CHUNK):
+            part = key[start : start + CHUNK]
+            part |= np.arange(start, start + len(part), dtype=np.int64)
         key.sort()
         order = (key & ((1 << place_bits) - 1)).astype(np.uint32 if n < 2**32 else np.int64)
         key >>= place_bits
@@ -312,6 +334,12 @@ def _keep_frequent(
             _keep(rows, enough[rows.item], f"of items with fewer than {least_users} users", audit)
         if len(rows.user) == before or min(least_items, least_users) <= 1:
             return
+
+
+def _offsets(users: np.ndarray, n_users: int) -> np.ndarray:
+    indptr = np.zeros(n_users + 1, dtype=np.int64)
+    np.cumsum(_counts(users, n_users), out=indptr[1:])
+    return indptr
 
 
 def _counts(codes: np.ndarray, size: int) -> np.ndarray:

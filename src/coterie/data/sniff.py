@@ -9,7 +9,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from coterie.data.columns import looks_like_header, strip_recbole_types
+from coterie.data.columns import ITEM, USER, looks_like_header, strip_recbole_types
 from coterie.data.guard import reading
 from coterie.errors import DataError
 
@@ -57,6 +57,8 @@ class TextFormat:
         Whether double quotes may enclose a field.
     third_is_time
         In a table of three columns without header, the third holds times, not ratings.
+    ragged
+        Lines are ``user item item …`` of any length (LightGCN's form), read as two columns.
     """
 
     separator: str
@@ -65,6 +67,7 @@ class TextFormat:
     columns: tuple[str, ...]
     quoted: bool
     third_is_time: bool
+    ragged: bool = False
 
 
 def kind_of(path: Path) -> Kind:
@@ -117,6 +120,8 @@ def sniff(path: Path, *, separator: str | None = None, header: bool | None = Non
     columns = _distinct(names) if header else [f"column_{i + 1}" for i in range(width)]
     skip_lines = all_lines.index(lines[0]) + header
     body = cells[1:] if header else cells
+    if _is_adjacency(separator, header, cells):
+        return TextFormat(separator, False, skip_lines, (USER, ITEM), False, False, ragged=True)
     third = [row[2] for row in body if len(row) > 2]
     times = bool(third) and all(map(_is_time, third))
     return TextFormat(separator, header, skip_lines, tuple(columns), quoted, times)
@@ -195,6 +200,13 @@ def _is_number(text: str) -> bool:
 
 def _is_time(text: str) -> bool:
     return text.isdecimal() and len(text) < 20 and int(text) >= LEAST_TIME
+
+
+def _is_adjacency(separator: str, header: bool, cells: Sequence[Sequence[str]]) -> bool:
+    """Lines of integers, of different lengths, without header, separated by spaces."""
+    if separator != " " or header or len({len(row) for row in cells}) == 1:
+        return False
+    return all(cell.isdecimal() for row in cells for cell in row if cell)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
