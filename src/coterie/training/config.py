@@ -1,12 +1,13 @@
-"""Settings of training: what is learned with (``TrainingConfig``), where it runs (``RunContext``)."""
+"""Settings of training (``TrainingConfig``) and where it runs (``RunContext``)."""
 
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from coterie.config import Config
 from coterie.errors import ConfigError
+from coterie.evaluation.metrics import PER_USER
 from coterie.models.vae import ModelConfig
 from coterie.objectives.elbo import ObjectiveConfig
 
@@ -25,6 +26,14 @@ class TrainingConfig(Config):
     )
     evaluate_every: PositiveInt = Field(1, description="Epochs between validations.")
     seed: NonNegativeInt = Field(0, description="Determines weights, order, masks and noise.")
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str) -> str:
+        name, _, cut = metric.partition("@")
+        if name not in PER_USER or not cut.isdecimal() or int(cut) < 1:
+            raise ValueError(f"a metric reads name@cut with a name of {', '.join(PER_USER)}")
+        return metric
 
 
 class Experiment(Config):
@@ -70,7 +79,7 @@ class RunContext(Config):
 
 def _has_bf16_units(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

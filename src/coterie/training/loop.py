@@ -17,7 +17,7 @@ from coterie.data.batches import UserBatches
 from coterie.data.interactions import Interactions
 from coterie.data.splits import HeldOut
 from coterie.errors import DataError, DivergenceError
-from coterie.evaluation.protocol import evaluate, metric_cutoff
+from coterie.evaluation.protocol import evaluate
 from coterie.recommender import Recommender
 from coterie.training.checkpoint import Progress, fingerprint
 from coterie.training.config import Experiment, RunContext
@@ -253,6 +253,5 @@ def _validate(
     state: TrainingState, train_data: Interactions, validation: HeldOut, metric: str
 ) -> float:
     recommender = Recommender(state.model, train_data.item_ids, train_data.item_counts())
-    state.model.eval()
-    cutoff = metric_cutoff(metric)
-    return evaluate(recommender, validation, ks=(cutoff,)).mean[metric]
+    cut = int(metric.partition("@")[2])
+    return evaluate(recommender, validation, ks=(cut,))[metric]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from coterie.data.batches import UserBatch
 from coterie.models.tables import GradientBuffers
 from coterie.models.vae import VAE
-from coterie.objectives.elbo import Objective
+from coterie.objectives.elbo import LossTerms, Objective
 from coterie.objectives.multinomial import OutputWorkspace
 from coterie.training.checkpoint import Progress
 from coterie.training.config import Experiment, RunContext
@@ -73,7 +73,7 @@ def training_step(
     step = state.progress.step
     state.generator.manual_seed(_step_seed(experiment.training.seed, step))
     state.buffers.start(state.parameters)
-    terms = state.objective(
+    terms: LossTerms = state.objective(
         state.model,
         batch,
         step=step,
