@@ -82,7 +82,7 @@ def training_step(
         workspace=state.workspace,
         buffers=state.buffers,
     )
-    terms.total.backward()
+    terms.total.backward()  # type: ignore[no-untyped-call]
     state.buffers.finish()
     if experiment.training.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(state.parameters, experiment.training.clip_norm)
