@@ -1,17 +1,33 @@
 """What a user holds: a trained model with its catalogue; users never seen are folded in."""
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from coterie.artifact import Artifact, read_artifact, write_artifact
 from coterie.data.batches import user_batch
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
-from coterie.errors import DataError
+from coterie.errors import ConfigError, DataError, NotFittedError, StorageError
+from coterie.histories import Histories, OnUnknown, fold_in, known_items, over, refuse_unknown
+from coterie.models.posterior import Posterior
 from coterie.models.vae import VAE
+from coterie.recommendations import (
+    EncodedUsers,
+    Export,
+    Recommendations,
+    SimilarItems,
+    write_parquet,
+)
+from coterie.request import Request, rows_at_once
+from coterie.similarity import nearest
+from coterie.training.config import RunContext
 
 
 class Recommender:
@@ -36,7 +52,7 @@ class Recommender:
     Raises
     ------
     DataError
-        The sizes do not fit together.
+        The sizes do not fit together, or ``items`` has no column ``item_id``.
     """
 
     def __init__(
@@ -63,6 +79,11 @@ class Recommender:
                 raise DataError(
                     f"The model has {model.n_items} items, but there are {size} {what}."
                 )
+        if items is not None and "item_id" not in items.columns:
+            raise DataError(f"The item table needs a column 'item_id'; it has {items.columns}.")
+
+    def __repr__(self) -> str:
+        return f"Recommender({self.model.config.name}, {self.n_items} items, {self.device})"
 
     @property
     def n_items(self) -> int:
@@ -74,15 +95,290 @@ class Recommender:
         """Where the model's weights are."""
         return self.model.encoder.table.device
 
+    @cached_property
+    def catalogue(self) -> pl.DataFrame:
+        """The I items in the model's order: ``item_id`` and, where known, ``title``."""
+        table = self.item_ids.ids.alias("item_id").to_frame()
+        if self.items is None or "title" not in self.items.columns:
+            return table
+        known = self.items.filter(pl.col("item_id").is_not_null()).unique("item_id", keep="first")
+        index = self.item_ids.to_index(known["item_id"])
+        titles = pl.DataFrame({"index": index, "title": known["title"]})
+        return (
+            table.with_row_index("index")
+            .with_columns(pl.col("index").cast(pl.Int64))
+            .join(titles.unique("index"), on="index", how="left", maintain_order="left")
+            .drop("index")
+        )
+
     @torch.no_grad()  # not inference_mode: the caller may overwrite the scores
     def score(self, fold_in: Interactions) -> Tensor:
         """Logits of all items for each row of ``fold_in``: float32 ``[B, I]``, higher is better.
 
-        They come from the posterior mean, so that they are deterministic. The result is a new
-        tensor on the model's device, which the caller may overwrite.
+        They come from the posterior mean, so that they are deterministic. Items that the model
+        does not know are left out of the histories. The result is a new tensor on the model's
+        device, which the caller may overwrite.
         """
-        if fold_in.item_ids is not self.item_ids and fold_in.item_ids != self.item_ids:
-            fold_in = fold_in.select_items(self.item_ids)
-        batch = user_batch(fold_in, np.arange(fold_in.n_users)).to(self.device)
+        known = over(fold_in, self.item_ids)
+        batch = user_batch(known, np.arange(known.n_users)).to(self.device)
         logits: Tensor = self.model(batch)
         return logits
+
+    def recommend(
+        self,
+        histories: Histories,
+        *,
+        k: int = 10,
+        exclude_seen: bool = True,
+        allow: Iterable[Any] | None = None,
+        deny: Iterable[Any] | None = None,
+        on_unknown: OnUnknown = "report",
+        batch_size: int | None = None,
+    ) -> Recommendations:
+        """The k best items of each user, folded in from their history without training.
+
+        Parameters
+        ----------
+        histories
+            One user's item ids; or one such list per user; or a mapping from user id to item
+            ids; or :class:`Interactions` over any items. A user without an item that the model
+            knows gets the most popular items and is flagged.
+        k
+            How many items; lists are shorter where fewer are eligible.
+        exclude_seen
+            Whether to leave out the items of the user's own history.
+        allow, deny
+            Item ids that alone may be, or must not be, recommended to any of the users.
+        on_unknown
+            What item ids that the model does not know are: ``"report"`` lists them in the
+            result, ``"raise"`` makes them an error.
+        batch_size
+            Users scored at once; by default as many as fit in 64 MiB of scores.
+
+        Raises
+        ------
+        DataError
+            A history is not what it should be, or, if asked, holds unknown item ids.
+        ConfigError
+            ``k`` or ``batch_size`` is below 1.
+        """
+        request = Request.read(
+            histories,
+            self.item_ids,
+            k=k,
+            exclude_seen=exclude_seen,
+            allow=allow,
+            deny=deny,
+            on_unknown=on_unknown,
+            batch_size=batch_size,
+        )
+        parts = list(request.answer(self.score, self.item_counts, self.catalogue))
+        return Recommendations(
+            request.fold_in.data.user_ids.ids,
+            np.concatenate([part.item_index for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.fallback for part in parts]),
+            request.unknown,
+            self.catalogue,
+        )
+
+    def recommend_to_parquet(
+        self,
+        histories: Histories,
+        path: Path | str,
+        *,
+        k: int = 10,
+        exclude_seen: bool = True,
+        allow: Iterable[Any] | None = None,
+        deny: Iterable[Any] | None = None,
+        on_unknown: OnUnknown = "report",
+        batch_size: int | None = None,
+        overwrite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Export:
+        """Write the recommendations of any number of users to a Parquet file.
+
+        One row per recommended item, as in :meth:`Recommendations.to_frame`; one row group per
+        batch. Beyond the histories themselves (which may be memory-mapped) and their user ids,
+        the memory that it needs does not grow with the users. The file appears whole or not at
+        all.
+
+        Parameters
+        ----------
+        histories, k, exclude_seen, allow, deny, on_unknown, batch_size
+            As in :meth:`recommend`.
+        path
+            The file to write.
+        overwrite
+            Whether to replace a file that exists already.
+        progress
+            Called after each batch with the users done and all users.
+
+        Raises
+        ------
+        StorageError
+            The file exists already, or cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise StorageError(
+                f"{path} exists already; choose another path, or allow overwriting it "
+                "(--overwrite)."
+            )
+        request = Request.read(
+            histories,
+            self.item_ids,
+            k=k,
+            exclude_seen=exclude_seen,
+            allow=allow,
+            deny=deny,
+            on_unknown=on_unknown,
+            batch_size=batch_size,
+        )
+        parts = request.answer(self.score, self.item_counts, self.catalogue)
+        return write_parquet(parts, path, request.fold_in.n_users, progress)
+
+    def similar_items(
+        self,
+        item_ids: Iterable[Any],
+        *,
+        k: int = 10,
+        source: Literal["auto", "anchors", "decoder"] = "auto",
+        on_unknown: OnUnknown = "report",
+    ) -> SimilarItems:
+        """The k items most similar to each given one, by cosine; never the item itself.
+
+        Parameters
+        ----------
+        item_ids
+            External ids, in a list.
+        k
+            How many similar items per item.
+        source
+            What is compared: the ``"anchors"`` of Personalized Item Alignment, which lie where
+            the users of an item lie; or the ``"decoder"``'s item table, whose rows are alike
+            where items are predicted for the same users. ``"auto"``: anchors if they are kept.
+        on_unknown
+            As in :meth:`recommend`; unknown ids have no row in the result.
+
+        Raises
+        ------
+        ConfigError
+            ``source`` is none of these, or ``k`` is below 1.
+        NotFittedError
+            ``source`` is ``"anchors"`` and the model keeps none.
+        """
+        if source not in ("auto", "anchors", "decoder"):
+            raise ConfigError(f'source must be "auto", "anchors" or "decoder", got {source!r}.')
+        if source == "auto":
+            source = "decoder" if self.anchors is None else "anchors"
+        if source == "anchors" and self.anchors is None:
+            raise NotFittedError(
+                "This model keeps no anchors: it was trained without alignment. "
+                'Pass source="decoder".'
+            )
+        table = self.anchors if source == "anchors" else self.model.decoder.table
+        assert table is not None
+        index, unknown = known_items(item_ids, self.item_ids, named="item_ids")
+        assert index is not None
+        refuse_unknown(unknown, on_unknown)
+        best = nearest(table.detach(), index, k)
+        return SimilarItems(
+            self.item_ids.to_ids(index),
+            best.indices.cpu().numpy(),
+            best.scores.cpu().numpy(),
+            source,
+            unknown,
+            self.catalogue,
+        )
+
+    @torch.no_grad()
+    def encode(
+        self,
+        histories: Histories,
+        *,
+        on_unknown: OnUnknown = "report",
+        batch_size: int | None = None,
+    ) -> EncodedUsers:
+        """The posterior over the latent vector of each user; parameters as in :meth:`recommend`."""
+        users = fold_in(histories, self.item_ids)
+        refuse_unknown(users.unknown, on_unknown)
+        size = rows_at_once(max(self.model.encoder.table.shape[1], 1), batch_size)
+        means, logvars, empty = [], [], []
+        for start in range(0, max(users.n_users, 1), size):
+            batch = users.batch(start, start + size)
+            every = user_batch(batch, np.arange(batch.n_users)).to(self.device)
+            posterior = self.model.encode(every)
+            means.append(posterior.mu.cpu())
+            if posterior.logvar is not None:
+                logvars.append(posterior.logvar.cpu())
+            empty.append(batch.history_lengths == 0)
+        return EncodedUsers(
+            users.data.user_ids.ids,
+            Posterior(torch.cat(means), torch.cat(logvars) if logvars else None),
+            np.concatenate(empty),
+            users.unknown,
+        )
+
+    def info(self) -> dict[str, Any]:
+        """A summary that JSON can hold: architecture, sizes, what is kept, facts of training."""
+        return {
+            "model": self.model.config.model_dump(mode="json"),
+            "n_items": self.n_items,
+            "n_parameters": sum(weight.numel() for weight in self.model.parameters()),
+            "item_id_type": "integer" if self.item_ids.is_integer else "string",
+            "keeps_anchors": self.anchors is not None,
+            "keeps_titles": "title" in self.catalogue.columns,
+            "device": str(self.device),
+            "metadata": self.metadata,
+        }
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write a model folder: safetensors, Parquet and a JSON manifest with hashes.
+
+        Raises
+        ------
+        StorageError
+            ``path`` exists and ``overwrite`` is false, or it cannot be written.
+        """
+        artifact = Artifact(
+            self.model, self.item_ids, self.item_counts, self.items, self.anchors, self.metadata
+        )
+        write_artifact(artifact, Path(path), overwrite=overwrite)
+        return Path(path)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+        verify: bool = True,
+    ) -> "Recommender":
+        """Read a model folder; no training data is needed.
+
+        Parameters
+        ----------
+        path
+            What :meth:`save` wrote.
+        device
+            Where the weights go; ``"auto"`` takes an accelerator if there is one.
+        verify
+            Whether to compare the files' hashes with the manifest's; formats, versions, names,
+            shapes and types are checked in any case.
+
+        Raises
+        ------
+        ArtifactError
+            The folder is damaged, edited or of another version; the message names the part.
+        """
+        target = RunContext.read({"device": device}).torch_device()
+        read = read_artifact(Path(path), device=target, verify=verify)
+        return cls(
+            read.model,
+            read.item_ids,
+            read.item_counts,
+            items=read.items,
+            anchors=read.anchors,
+            metadata=read.metadata,
+        )
