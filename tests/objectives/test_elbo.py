@@ -1,0 +1,192 @@
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Independent, Normal, kl_divergence
+
+from coterie.models.tables import GradientBuffers
+from coterie.models.vae import VAE, ModelConfig
+from coterie.objectives.elbo import LossTerms, Objective, ObjectiveConfig
+from coterie.objectives.multinomial import OutputWorkspace
+from histories import batch_of, dense_of, random_histories
+
+N_ITEMS, K, STEP, STEPS_PER_EPOCH = 71, 5, 7, 10
+HISTORIES = random_histories(18, N_ITEMS, seed=0, longest=30)[1:]
+BATCH = batch_of(HISTORIES, N_ITEMS)
+BETA = {"kind": "linear", "end": 0.4, "epochs": 2}
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "multi-vae": {},
+    "clean input": {"keep_probability": 1},
+    "pia": {"alignment": {"end": 2.0}},
+    "pia, scheduled": {
+        "alignment": {"kind": "geometric", "start": 0.1, "end": 5, "epochs": 1},
+        "keep_probability": 0.7,
+    },
+    "pia, mean only": {"alignment": {"end": 2.0}, "shrink_variance": False},
+    "pia, variance only": {"alignment": {"end": 2.0}, "align_mean": False},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "one layer": {"hidden_dims": [12], "latent_dim": K},
+    "no layers": {"hidden_dims": [], "latent_dim": K},
+    "two layers": {"hidden_dims": [12, 8], "latent_dim": K},
+    "denoising": {"name": "multi-dae", "hidden_dims": [12], "latent_dim": K},
+}
+
+
+def build(objective: str, model: str) -> tuple[Objective, VAE]:
+    network = VAE(ModelConfig.read(MODELS[model]), N_ITEMS).initialized(1)
+    for parameter in network.parameters():  # livelier than at the start of training
+        parameter.data *= 2
+    config = ObjectiveConfig.read({"beta": BETA, **OBJECTIVES[objective]})
+    return Objective(config, network).initialized(1), network
+
+
+def terms_of(objective: Objective, model: VAE, **memory: Any) -> LossTerms:
+    terms: LossTerms = objective(
+        model,
+        BATCH,
+        step=STEP,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        generator=torch.Generator().manual_seed(11),
+        **memory,
+    )
+    return terms
+
+
+def dense_total(objective: Objective, model: VAE) -> tuple[Tensor, Tensor, Tensor]:
+    """The three terms as the paper writes them, on dense matrices, with the same draws."""
+    config, generator = objective.config, torch.Generator().manual_seed(11)
+    x = dense_of(HISTORIES, N_ITEMS)
+    keep = torch.ones_like(x)
+    if config.keep_probability < 1:
+        keep[x > 0] = (
+            torch.rand(int(x.sum()), generator=generator) < config.keep_probability
+        ) * 1.0
+    h = (F.normalize(x) * keep / config.keep_probability) @ model.encoder.table + model.encoder.bias
+    for layer in model.encoder.layers:
+        h = layer(torch.tanh(h))
+    kl, sigma = torch.zeros(len(x)), None
+    if model.config.variational:
+        mu, sigma = h[:, :K], (h[:, K:] / 2).exp()
+        prior = Normal(torch.zeros_like(mu), torch.ones_like(mu))
+        kl = kl_divergence(Independent(Normal(mu, sigma), 1), Independent(prior, 1))
+        z = mu + sigma * torch.empty_like(mu).normal_(generator=generator)
+    else:
+        z = mu = torch.tanh(h)
+    for layer in model.decoder.layers:
+        z = torch.tanh(layer(z))
+    nll = -(x * torch.log_softmax(z @ model.decoder.table.T + model.decoder.bias, 1)).sum(1)
+    pia = torch.zeros(len(x))
+    if objective.anchors is not None:
+        if config.align_mean:
+            distances = (mu[:, None] - objective.anchors.table).square().sum(2)
+            pia = pia + (x * distances).sum(1) / x.sum(1)
+        if config.shrink_variance and sigma is not None:
+            pia = pia + sigma.square().sum(1)
+    return nll.mean(), kl.mean(), pia.mean()
+
+
+def gradients(total: Tensor, objective: Objective, model: VAE) -> dict[str, Tensor]:
+    for parameter in (*model.parameters(), *objective.parameters()):
+        parameter.grad = None
+    total.backward()
+    named = [*model.named_parameters(), *objective.named_parameters()]
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def fast(
+    objective: Objective, model: VAE, dtype: torch.dtype
+) -> tuple[LossTerms, dict[str, Tensor]]:
+    """A step as training makes it: workspace, buffers, with what an earlier step left in them."""
+    parameters = [*model.parameters(), *objective.parameters()]
+    buffers = GradientBuffers([*model.tables, *objective.tables])
+    workspace = OutputWorkspace(dtype)
+    for _ in range(2):
+        buffers.start(parameters)
+        terms = terms_of(objective, model, workspace=workspace, buffers=buffers)
+        terms.total.backward()
+        buffers.finish()
+    named = [*model.named_parameters(), *objective.named_parameters()]
+    return terms, {name: p.grad for name, p in named if p.grad is not None}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_path_is_the_dense_formula(objective: str, model: str) -> None:
+    loss, network = build(objective, model)
+    nll, kl, pia = dense_total(loss, network)
+    beta, lambda_a = (
+        schedule.value(STEP, STEPS_PER_EPOCH)
+        for schedule in (loss.config.beta, loss.config.alignment)
+    )
+    expected = gradients(nll + beta * kl + lambda_a * pia, loss, network)
+    plain = terms_of(loss, network)
+    fused, fused_gradients = fast(*build(objective, model), torch.float32)
+    for terms in (plain, fused):
+        assert (terms.beta, terms.lambda_a) == (pytest.approx(0.14), lambda_a)
+        found = terms.stacked()
+        torch.testing.assert_close(
+            found, torch.stack([nll, kl, pia]).detach(), rtol=2e-5, atol=1e-5
+        )
+    plain_gradients = gradients(plain.total, loss, network)
+    assert plain_gradients.keys() <= fused_gradients.keys()
+    for name, value in fused_gradients.items():
+        wanted = expected.get(name, torch.zeros_like(value))
+        torch.testing.assert_close(value, wanted, rtol=1e-3, atol=2e-6, msg=f"fused {name}")
+        other = plain_gradients.get(name, torch.zeros_like(value))
+        torch.testing.assert_close(other, wanted, rtol=1e-3, atol=2e-6, msg=f"plain {name}")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_bf16_is_near(model: str) -> None:
+    terms, found = fast(*build("pia", model), torch.bfloat16)
+    exact, expected = fast(*build("pia", model), torch.float32)
+    torch.testing.assert_close(terms.stacked(), exact.stacked(), rtol=1e-2, atol=1e-2)
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float32
+        error = (found[name] - value).norm() / value.norm()
+        assert error < 0.03, name
+
+
+def test_the_generator_decides_mask_and_noise() -> None:
+    loss, network = build("pia", "one layer")
+    before = torch.random.get_rng_state()
+    assert torch.equal(terms_of(loss, network).stacked(), terms_of(loss, network).stacked())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_without_pia_there_are_no_anchors() -> None:
+    loss, _ = build("multi-vae", "one layer")
+    assert loss.anchors is None
+    assert [*loss.parameters()] == loss.tables == []
+    assert not ObjectiveConfig().aligned
+    assert ObjectiveConfig.read(OBJECTIVES["pia"]).aligned
+
+
+def test_anchors_are_a_stream_of_their_own() -> None:
+    model = VAE(ModelConfig(hidden_dims=(K,), latent_dim=K), 2000).initialized(3)
+    config = ObjectiveConfig.read(OBJECTIVES["pia"])
+    objective = Objective(config, model).initialized(3)
+    assert objective.anchors is not None
+    anchors = objective.anchors.table.detach().flatten()
+    for name, table in (("encoder", model.encoder.table), ("decoder", model.decoder.table)):
+        both = torch.stack([anchors, table.detach().flatten()])
+        assert abs(torch.corrcoef(both)[0, 1].item()) < 4 / len(anchors) ** 0.5, name
+    for seed, same in ((3, True), (4, False)):
+        again = Objective(config, model).initialized(seed)
+        assert again.anchors is not None
+        assert torch.equal(again.anchors.table.flatten(), anchors) == same
+
+
+def test_a_history_that_is_masked_away_still_trains() -> None:
+    model = VAE(ModelConfig(hidden_dims=(6,), latent_dim=K), N_ITEMS).initialized(0)
+    config = ObjectiveConfig.read({"keep_probability": 1e-9, "alignment": {"end": 1.0}})
+    objective = Objective(config, model).initialized(0)
+    terms = terms_of(objective, model, workspace=OutputWorkspace())
+    terms.total.backward()
+    assert terms.stacked().isfinite().all()
+    assert model.encoder.table.grad is not None
+    assert not model.encoder.table.grad.any()
