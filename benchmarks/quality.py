@@ -1,0 +1,232 @@
+"""Quality of clean input, masking, and masking + PIA, on real data; tuned on validation alone.
+
+    python benchmarks/quality.py ml-1m --data ../shared/data --out benchmarks/results/ml-1m.json
+    python benchmarks/quality.py gowalla --data ../shared/data --out benchmarks/results/gowalla.json
+
+Every setting has the same number of tuning trials on the first seed's validation users; each seed
+then draws its own split and weights, trains with the chosen values, and looks at the test users
+once. Finished trials and runs are kept in the output file, so that the script resumes.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from scipy import stats
+
+from coterie.data.parts import Split
+from coterie.data.prepare import PrepareOptions
+from coterie.data.readers import read_interactions
+from coterie.data.splits import given_split, strong_generalization
+from coterie.evaluation.protocol import evaluate
+from coterie.evaluation.result import Evaluation
+from coterie.files import atomic_file
+from coterie.recommender import Recommender
+from coterie.training.config import Experiment
+from coterie.training.loop import train
+
+console = Console(stderr=True)
+Settings = dict[str, Any]
+METRICS = ("recall@20", "ndcg@20", "recall_capped@20", "recall_capped@50", "ndcg@100")
+
+
+def objective(keep: float, beta: float, lambda_a: float, ramp: float) -> Settings:
+    """Objective settings: ρ, the cap of β with its linear ramp in epochs, and λ_A."""
+    return {
+        "keep_probability": keep,
+        "beta": {"kind": "linear", "end": beta, "epochs": ramp},
+        "alignment": {"end": lambda_a},
+    }
+
+
+ML_1M: dict[str, list[Settings]] = {
+    "clean input": [objective(1.0, beta, 0.0, 50) for beta in (0.1, 0.2, 0.5, 1.0)],
+    "Multi-VAE": [objective(0.5, beta, 0.0, 50) for beta in (0.1, 0.2, 0.5, 1.0)],
+    "Multi-VAE + PIA": [objective(0.5, 0.2, lambda_a, 50) for lambda_a in (0.1, 1.0, 2.0, 8.0)],
+}
+GOWALLA: dict[str, list[Settings]] = {
+    "Multi-VAE": [objective(0.5, 0.2, 0.0, 30), objective(0.5, 0.5, 0.0, 30)],
+    "Multi-VAE + PIA": [objective(0.5, 0.2, 1.0, 30), objective(0.5, 0.2, 4.0, 30)],
+}
+
+
+def ml_1m_split(folder: Path, seed: int) -> Split:
+    """Ratings ≥ 4, users ≥ 5; 600 + 600 users held out."""
+    options = PrepareOptions(positive_threshold=4, min_user_items=5)
+    data = read_interactions(folder / "ml-1m" / "ratings.parquet", options=options)
+    return strong_generalization(data, n_validation_users=600, n_test_users=600, rng=seed)
+
+
+def gowalla_split(folder: Path, seed: int) -> Split:
+    """The published train and test; 10 % of each user's train items are for validation."""
+    train_data, test = (
+        read_interactions(folder / "gowalla" / f"{part}.parquet") for part in ("train", "test")
+    )
+    return given_split(train_data, test, validation_fraction=0.1, rng=seed)
+
+
+class Study:
+    """Tuning, final runs and comparison of one data set's settings."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.path = options, options.out
+        self.weak = options.dataset == "gowalla"
+        self.metric = "recall@20" if self.weak else "ndcg@100"
+        self.grid = GOWALLA if self.weak else ML_1M
+        self.record: dict[str, Any] = {"tuning": {}, "runs": {}}
+        if self.path.exists():
+            self.record = json.loads(self.path.read_text())
+        self.record["machine"] = {
+            "cores": torch.get_num_threads(),
+            "cpu": torch.cpu.get_capabilities().get("cpu_name"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+
+    def split(self, seed: int) -> Split:
+        """The data of one seed; Gowalla's test is the published one for all seeds."""
+        make: Callable[[Path, int], Split] = gowalla_split if self.weak else ml_1m_split
+        return make(self.options.data, seed)
+
+    def experiment(self, settings: Settings, seed: int, epochs: int) -> Experiment:
+        """The experiment of one trial or run."""
+        training: Settings = {"seed": seed, "epochs": epochs, "metric": self.metric}
+        training |= {"evaluate_every": 5, "patience": 4}
+        return Experiment.read({"objective": settings, "training": training})
+
+    def kept(self, section: str, key: str, make: Callable[[], Any]) -> Any:
+        """The record under ``key``, made and saved if it is not there yet."""
+        if key not in self.record[section]:
+            start = time.perf_counter()
+            made = make()
+            made["seconds"] = time.perf_counter() - start
+            self.record[section][key] = made
+            with atomic_file(self.path) as aside:
+                aside.write_text(json.dumps(self.record, indent=1))
+        found = self.record[section][key]
+        shown = {k: v for k, v in found.items() if not isinstance(v, list | dict)}
+        console.print(section, key, shown)
+        return found
+
+    def trial(self, split: Split, settings: Settings) -> dict[str, Any]:
+        """Validation figure and best epoch of one candidate."""
+        experiment = self.experiment(settings, self.options.seeds[0], self.options.epochs)
+        result = train(split.train, split.validation, experiment)
+        return {"validation": result.best_value, "best_epoch": result.best_epoch}
+
+    def choose(self, name: str) -> tuple[Settings, int]:
+        """The candidate with the best validation figure, and its best epoch."""
+        split = self.split(self.options.seeds[0])
+        trials = [
+            self.kept("tuning", f"{name} {index}", partial(self.trial, split, settings))
+            for index, settings in enumerate(self.grid[name])
+        ]
+        best = int(np.argmax([trial["validation"] for trial in trials]))
+        return self.grid[name][best], int(trials[best]["best_epoch"])
+
+    def run(self, settings: Settings, epochs: int, seed: int) -> dict[str, Any]:
+        """Train with the chosen settings and look at the test users, once.
+
+        Held-out users: trained to the best validation epoch. Gowalla's published split: trained on
+        the whole published train set, validation items included, for the tuned number of epochs.
+        """
+        split = self.split(seed)
+        if self.weak:
+            experiment = self.experiment(settings, seed, epochs)
+            result = train(split.test.fold_in, None, experiment)
+        else:
+            experiment = self.experiment(settings, seed, self.options.epochs)
+            result = train(split.train, split.validation, experiment)
+        return self.figures(result.recommender, split) | {
+            "settings": settings,
+            "best_epoch": result.best_epoch or epochs,
+        }
+
+    def figures(self, recommender: Recommender, split: Split) -> dict[str, Any]:
+        """Test means by metric and cohort, and the per-user values for the paired test."""
+        found: Evaluation = evaluate(recommender, split.test)
+        return {
+            **{metric: found[metric] for metric in METRICS},
+            "cohorts": {
+                cohort.name: found.estimate(self.metric, cohort).to_dict()
+                for cohort in found.cohorts
+            },
+            "per_user": found.per_user[self.metric].round(6).tolist(),
+        }
+
+    def compare(self, name: str, baseline: str) -> dict[str, Any]:
+        """Relative gain of ``name`` over ``baseline`` with paired tests over users and seeds."""
+        seeds = [str(seed) for seed in self.options.seeds]
+        ours = [np.array(self.record["runs"][f"{name} {seed}"]["per_user"]) for seed in seeds]
+        theirs = [np.array(self.record["runs"][f"{baseline} {seed}"]["per_user"]) for seed in seeds]
+        mine, other = np.concatenate(ours), np.concatenate(theirs)
+        means = np.array([[values.mean() for values in runs] for runs in (ours, theirs)])
+        return {
+            "metric": self.metric,
+            "gain": float(mine.mean() / other.mean() - 1),
+            "p_users": float(stats.ttest_rel(mine, other).pvalue),
+            "p_seeds": float(stats.ttest_rel(means[0], means[1]).pvalue)
+            if len(seeds) > 1
+            else None,
+            "seeds_won": int(np.sum(means[0] > means[1])),
+        }
+
+    def main(self) -> None:
+        """Tune, run, compare, print."""
+        for name in self.grid:
+            settings, epochs = self.choose(name)
+            for seed in self.options.seeds:
+                self.kept(
+                    "runs",
+                    f"{name} {seed}",
+                    partial(self.run, settings, epochs, seed),
+                )
+        names = list(self.grid)
+        self.record["comparisons"] = {
+            f"{name} / {baseline}": self.compare(name, baseline)
+            for baseline, name in pairwise(names)
+        }
+        with atomic_file(self.path) as aside:
+            aside.write_text(json.dumps(self.record, indent=1))
+        for name in names:
+            runs = [self.record["runs"][f"{name} {seed}"] for seed in self.options.seeds]
+            for metric in (
+                "recall_capped@20",
+                "recall_capped@50",
+                "ndcg@100",
+                "recall@20",
+                "ndcg@20",
+            ):
+                values = np.array([run[metric] for run in runs])
+                spread = values.std(ddof=1) if len(values) > 1 else float("nan")
+                print(f"{name:18} {metric:17} {values.mean():.4f} ± {spread:.4f} n={len(values)}")
+        print(json.dumps(self.record["comparisons"], indent=1))
+
+
+def main() -> None:
+    """Read the options and run the study."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset", choices=["ml-1m", "gowalla"])
+    parser.add_argument("--data", type=Path, required=True, help="folder with ml-1m/ and gowalla/")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=200, help="most epochs of a run")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    Study(options).main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""coterie's own runner of the speed benchmark: the public `train` and `Recommender`, nothing else.
+
+An epoch's time holds everything `train` does in it: order, batches, masks, forward, backward, step,
+reading the loss. The machine's own bf16 and fp32 matrix rates are measured in the same process,
+right after training, with the shapes of the three large products.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+import common
+from coterie.data.ids import IdMap
+from coterie.data.interactions import Interactions
+from coterie.objectives.elbo import ObjectiveConfig
+from coterie.objectives.schedules import Schedule
+from coterie.recommender import Recommender
+from coterie.training.config import Experiment, RunContext, TrainingConfig
+from coterie.training.loop import StepReport, train
+
+
+class EpochTimer:
+    """Observer that notes the wall seconds between the ends of epochs."""
+
+    def __init__(self, clock: common.EpochClock) -> None:
+        self.clock = clock
+        self.losses: list[float] = []
+        self.last = time.perf_counter()
+
+    def step(self, report: StepReport) -> None:
+        """Nothing to do within an epoch."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Note the epoch."""
+        now = time.perf_counter()
+        self.clock.add(now - self.last)
+        self.losses.append(record["nll"] + record["beta"] * record["kl"])
+        self.last = now
+
+
+def interactions(matrix: sparse.csr_matrix) -> Interactions:
+    """A CSR matrix as Interactions with ids counted from 0."""
+    return Interactions(
+        matrix.indptr.astype(np.int64),
+        matrix.indices.astype(np.int32),
+        IdMap(np.arange(matrix.shape[0])),
+        IdMap(np.arange(matrix.shape[1])),
+    )
+
+
+def matrix_rate(dtype: torch.dtype, n_items: int, repeats: int = 15) -> float:
+    """GFLOP/s of the three large products of a step, median of `repeats`."""
+    hidden = torch.randn(common.BATCH, common.HIDDEN).to(dtype)
+    table = torch.randn(n_items, common.HIDDEN).to(dtype)
+    logits = torch.randn(common.BATCH, n_items).to(dtype)
+    outs = [torch.empty_like(logits), torch.empty_like(hidden), torch.empty_like(table)]
+
+    def products() -> None:
+        torch.mm(hidden, table.T, out=outs[0])
+        torch.mm(logits, table, out=outs[1])
+        torch.mm(logits.T, hidden, out=outs[2])
+
+    products()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        products()
+        seconds.append(time.perf_counter() - start)
+    flop = 3 * 2 * common.BATCH * common.HIDDEN * n_items
+    return flop / statistics.median(seconds) / 1e9
+
+
+def epoch_flop(data: common.BenchmarkData) -> float:
+    """Floating-point operations of an epoch's dense products (forward and backward)."""
+    small = 2 * common.HIDDEN * common.LATENT + common.LATENT * common.HIDDEN
+    per_user = 3 * 2 * (common.HIDDEN * data.train.shape[1] + small)
+    return float(per_user * data.train.shape[0])
+
+
+def top_lists(recommender: Recommender, histories: Interactions) -> NDArray[np.int64]:
+    """Top 100 unseen items per row as internal indices."""
+    return recommender.recommend(histories, k=common.K).item_index
+
+
+def main() -> None:
+    """Train, evaluate, write the result."""
+    options = common.parse_options(__doc__ or "")
+    torch.set_num_threads(options.threads)
+    start = time.perf_counter()
+    data = common.load(options)
+    train_data = interactions(data.train)
+    ramp_epochs = 0.8 * options.epochs
+    experiment = Experiment(
+        objective=ObjectiveConfig(
+            keep_probability=1 - common.DROPOUT,
+            beta=Schedule(kind="linear", end=common.ANNEAL_CAP, epochs=ramp_epochs),
+        ),
+        training=TrainingConfig(epochs=options.epochs, batch_size=common.BATCH, seed=options.seed),
+    )
+    context = RunContext(device="cpu")
+    clock = common.EpochClock()
+    setup_seconds = time.perf_counter() - start
+    timer = EpochTimer(clock)
+    recommender = train(train_data, None, experiment, context=context, observer=timer).recommender
+    train_peak = common.peak_rss_mb()
+    histories = interactions(data.train[data.topk_users])
+    rates = {
+        name: matrix_rate(dtype, data.train.shape[1])
+        for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+    }
+    used = "bf16" if context.torch_dtype() == torch.bfloat16 else "fp32"
+    reached = epoch_flop(data) / statistics.median(clock.seconds) / 1e9
+    common.write_result(
+        options,
+        data,
+        library="coterie",
+        version=version("coterie"),
+        framework=f"torch {torch.__version__}",
+        clock=clock,
+        setup_seconds=setup_seconds,
+        train_peak_rss_mb=train_peak,
+        train_loss=timer.losses,
+        ranked=top_lists(recommender, interactions(data.fold_in)),
+        topk_seconds=common.median_seconds(lambda: top_lists(recommender, histories)),
+        notes={
+            "precision": used,
+            "matrix_gflops": rates,
+            "epoch_gflops": reached,
+            "fraction_of_matrix_rate": reached / rates[used],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
