@@ -143,8 +143,10 @@ def _empty_model(path: Path, config: dict[str, Any], n_items: int) -> VAE:
     try:
         with torch.device("meta"):
             return VAE(ModelConfig.read(config), n_items)
-    except (ConfigError, RuntimeError) as error:
+    except ConfigError as error:
         raise ArtifactError(f"{path / MANIFEST}: 'model' is not valid: {error}") from error
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond what torch can count
+        raise ArtifactError(f"{path / MANIFEST}: 'model' is not valid: sizes too large.") from error
 
 
 def _expected(model: VAE, named: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -173,7 +175,9 @@ def _read_tensors(
                         f"{file}: the tensor {name!r} should be {_words(spec)} by the model's "
                         f"configuration, got {_words(found)}."
                     )
-            return {name: opened.get_tensor(name) for name in expected}
+            # A copy has torch's own alignment in memory, on which the last bit of a sum depends,
+            # and does not hang on the file.
+            return {name: opened.get_tensor(name).clone() for name in expected}
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{file} is not a readable safetensors file: {error}.") from error
 
