@@ -19,10 +19,11 @@ from coterie.data.columns import ITEM, RATING, TIMESTAMP
 from coterie.data.encode import Codes, IdType
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
-from coterie.errors import ConfigError, DataError
+from coterie.errors import DataError
 
 Progress = Callable[[str], None]
-CHUNK = 1 << 22
+CHUNK = 1 << 22  # rows of a work array that are treated at once
+KEY_BITS = 62  # of a signed 64-bit key that are free to hold a pair and its place
 
 
 class PrepareOptions(Config):
@@ -71,7 +72,7 @@ class PrepareOptions(Config):
     @model_validator(mode="after")
     def _window(self) -> "PrepareOptions":
         if self.since is not None and self.until is not None and self.since >= self.until:
-            raise ConfigError(
+            raise ValueError(
                 f"since ({self.since}) must be before until ({self.until}); nothing would be kept."
             )
         return self
@@ -255,7 +256,9 @@ def _sort_pairs(rows: _Rows, n_items: int, *, need_values: bool) -> None:
         return
     place_bits = int(n - 1).bit_length()
     key_bits = int(key.max()).bit_length()
-    if place_bits + key_bits < 63:  # the place rides in the low bits: one sort in place, stable
+    if (
+        place_bits + key_bits <= KEY_BITS
+    ):  # the place rides in the low bits: one sort in place, stable
         key <<= place_bits
         for start in range(0, n, CHUNK):
             part = key[start : start + CHUNK]
