@@ -1,0 +1,126 @@
+"""Plain PyTorch Mult-VAE, as most research code writes it: the baseline of the speed benchmark.
+
+Dense batches from `.toarray()`, default Adam, log-softmax over all items, dense evaluation.
+An epoch's time holds shuffling, making the batches dense, forward, loss, backward, step and reading
+the loss; it holds no evaluation.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import common
+
+
+class MultVAE(nn.Module):
+    """I -> 600 -> 200 -> 600 -> I with tanh, a Gaussian latent and a multinomial likelihood."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__()
+        self.encoder_hidden = nn.Linear(items, common.HIDDEN)
+        self.encoder_latent = nn.Linear(common.HIDDEN, 2 * common.LATENT)
+        self.decoder_hidden = nn.Linear(common.LATENT, common.HIDDEN)
+        self.decoder_items = nn.Linear(common.HIDDEN, items)
+        for layer in (
+            self.encoder_hidden,
+            self.encoder_latent,
+            self.decoder_hidden,
+            self.decoder_items,
+        ):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.trunc_normal_(layer.bias, std=0.001)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map histories (B x I) to logits (B x I), mean and log-variance (B x K each)."""
+        h = F.dropout(F.normalize(x), common.DROPOUT, training=self.training)
+        h = torch.tanh(self.encoder_hidden(h))
+        mu, logvar = self.encoder_latent(h).chunk(2, dim=1)
+        z = mu
+        if self.training:
+            z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
+        return self.decoder_items(torch.tanh(self.decoder_hidden(z))), mu, logvar
+
+
+def negative_elbo(x: Tensor, logits: Tensor, mu: Tensor, logvar: Tensor, beta: float) -> Tensor:
+    """Multinomial negative log-likelihood plus beta times KL: summed over items, mean over B."""
+    likelihood = -(F.log_softmax(logits, dim=1) * x).sum(dim=1).mean()
+    divergence = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).sum(dim=1).mean()
+    return likelihood + beta * divergence
+
+
+def dense(matrix: sparse.csr_matrix) -> Tensor:
+    """Rows of a CSR matrix as a dense float tensor."""
+    return torch.from_numpy(matrix.toarray())
+
+
+def recommend(model: MultVAE, histories: sparse.csr_matrix) -> np.ndarray:
+    """Top 100 unseen items for each row, batch by batch: dense scores, NumPy partition."""
+    model.eval()
+    parts = []
+    with torch.no_grad():
+        for start in range(0, histories.shape[0], common.BATCH):
+            batch = histories[start : start + common.BATCH]
+            parts.append(common.top_k(model(dense(batch))[0].numpy(), batch))
+    return np.concatenate(parts)
+
+
+def main() -> None:
+    """Train, evaluate, write the result."""
+    options = common.parse_options(__doc__)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    rng = np.random.default_rng(options.seed)
+    start = time.perf_counter()
+    data = common.load(options)
+    model = MultVAE(data.train.shape[1])
+    optimizer = torch.optim.Adam(model.parameters(), lr=common.LEARNING_RATE)
+    setup_seconds = time.perf_counter() - start
+
+    clock, losses, step = common.EpochClock.of(options, data), [], 0
+    ramp, steps = common.anneal_steps(options, data), common.steps_to_run(options, data)
+    for _ in range(options.epochs):
+        model.train()
+        total = 0.0
+        with clock.epoch():
+            order = rng.permutation(data.train.shape[0])
+            for batch in range(steps):
+                rows = order[batch * common.BATCH : (batch + 1) * common.BATCH]
+                x = dense(data.train[rows])
+                optimizer.zero_grad()
+                beta = min(common.ANNEAL_CAP, step / ramp)
+                logits, mu, logvar = model(x)
+                loss = negative_elbo(x, logits, mu, logvar, beta)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                total += loss.item()
+                step += 1
+        losses.append(total / steps)
+
+    train_peak = common.peak_rss_mb()
+    histories = data.train[data.topk_users]
+    common.write_result(
+        options,
+        data,
+        library="plain PyTorch",
+        version=torch.__version__,
+        framework=f"torch {torch.__version__}",
+        clock=clock,
+        setup_seconds=setup_seconds,
+        train_peak_rss_mb=train_peak,
+        train_loss=losses,
+        ranked=recommend(model, data.fold_in),
+        topk_seconds=common.median_seconds(lambda: recommend(model, histories)),
+    )
+
+
+if __name__ == "__main__":
+    main()
