@@ -304,6 +304,10 @@ def test_two_spellings_of_one_integer_count_once():
         ({None: ["item-1"]}, "None stands among"),
         (["item-1", 2], "mixture"),
         ([1.5], "Float64"),
+        ([10**30], "64-bit integers"),
+        (["\ud800"], "valid text"),
+        (np.array(5), "sequence of item ids"),
+        ([{"item-1": 5}], "type Struct"),
         ([[["item-1"]]], "type List"),
         (pl.DataFrame({"user_id": [1], "item_id": ["item-1"]}), "read_interactions"),
     ],
@@ -311,6 +315,37 @@ def test_two_spellings_of_one_integer_count_once():
 def test_histories_of_a_wrong_form_are_refused(recommender, histories, message):
     with pytest.raises(DataError, match=message):
         recommender.recommend(histories)
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.binary(max_size=3)
+    | st.sampled_from(NAMES)
+    | st.uuids()
+    | st.dates()
+)
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(scalars, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(anything)
+def test_whatever_comes_is_answered_or_refused(histories):
+    data = interactions(60, IdMap(NAMES))
+    recommender = recommender_of(data)
+    try:
+        found = recommender.recommend(histories, k=2)
+    except DataError:
+        return
+    assert found.item_index.shape == (found.n_users, 2)
+    assert (found.item_index >= 0).all()
 
 
 @pytest.mark.parametrize(

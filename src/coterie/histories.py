@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
-from uuid import UUID
 
 import numpy as np
 import polars as pl
@@ -172,7 +171,9 @@ def _of_lists(histories: Any, item_ids: IdMap) -> FoldIn:
 
 
 def _is_collection(value: Any) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, str | bytes | UUID)
+    if isinstance(value, str | bytes | Mapping):
+        return False
+    return value.ndim > 0 if isinstance(value, np.ndarray) else isinstance(value, Iterable)
 
 
 def _as_list(values: Any, named: str) -> list[Any]:
@@ -189,7 +190,12 @@ def _as_list(values: Any, named: str) -> list[Any]:
 def _ids(values: list[Any], named: str) -> pl.Series:
     if any(value is None for value in values):
         raise DataError(f"None stands among the ids of {named}; every id must be given.")
-    return as_id_series(values)
+    try:
+        return as_id_series(values)
+    except (pl.exceptions.PolarsError, UnicodeError, OverflowError) as error:
+        raise DataError(
+            f"The ids of {named} must be 64-bit integers or valid text: {error}."
+        ) from error
 
 
 def _unknown(ids: pl.Series, counts: np.ndarray, found_in: str) -> pl.DataFrame:

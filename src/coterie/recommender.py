@@ -67,7 +67,7 @@ class Recommender:
     ) -> None:
         self.model = model.eval()
         self.item_ids = item_ids
-        self.item_counts = np.asarray(item_counts, dtype=np.int64)
+        self.item_counts = np.array(item_counts, dtype=np.int64)
         self.items = items
         self.anchors = anchors
         self.metadata = metadata or {}
@@ -101,13 +101,13 @@ class Recommender:
         table = self.item_ids.ids.alias("item_id").to_frame()
         if self.items is None or "title" not in self.items.columns:
             return table
-        known = self.items.filter(pl.col("item_id").is_not_null()).unique("item_id", keep="first")
-        index = self.item_ids.to_index(known["item_id"])
-        titles = pl.DataFrame({"index": index, "title": known["title"]})
+        named = self.items.drop_nulls("item_id")
+        index = self.item_ids.to_index(named["item_id"])
+        known, first = np.unique(index, return_index=True)  # the first of several titles
+        titles = pl.DataFrame({"index": known, "title": named["title"].gather(pl.Series(first))})
         return (
-            table.with_row_index("index")
-            .with_columns(pl.col("index").cast(pl.Int64))
-            .join(titles.unique("index"), on="index", how="left", maintain_order="left")
+            table.with_columns(index=pl.int_range(pl.len(), dtype=pl.Int64))
+            .join(titles, on="index", how="left", maintain_order="left")
             .drop("index")
         )
 
