@@ -51,7 +51,8 @@ class HeldOut:
             raise DataError("fold_in and held_out must have the same users in the same order.")
         if self.fold_in.item_ids != self.held_out.item_ids:
             raise DataError("fold_in and held_out must have the same items in the same order.")
-        n_both = len(np.intersect1d(_pair_keys(self.fold_in), _pair_keys(self.held_out)))
+        known, hidden = _pair_keys(self.fold_in), _pair_keys(self.held_out)
+        n_both = len(np.intersect1d(known, hidden, assume_unique=True))
         if n_both:
             raise DataError(f"{n_both} user-item pairs stand both in the fold-in and held out.")
         return self

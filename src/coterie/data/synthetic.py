@@ -243,7 +243,8 @@ def _draw(
         first = np.sort(first[~np.isin(fresh, kept, assume_unique=True)])  # in order of drawing
         counts = np.bincount(row[first], minlength=len(users))
         place = np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
-        kept = np.union1d(kept, keys[first[place < missing[row[first]]]])
+        kept = np.concatenate([kept, keys[first[place < missing[row[first]]]]])
+        kept.sort()
         missing = wanted - np.bincount(kept // n_items, minlength=len(users))
     items: np.ndarray = kept % n_items
     return items
