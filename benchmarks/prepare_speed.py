@@ -186,8 +186,8 @@ def main() -> None:
     result = compare(options)
     for subject, figures in result["medians"].items():
         print(
-            f"{subject:8} {figures['seconds']:9.4f} s (processor {figures['cpu_seconds']:6.1f} s)  peak {figures['peak_mb']:7.0f} MB  "
-            f"{figures['rows']} rows kept"
+            f"{subject:8} {figures['seconds']:9.4f} s, processor {figures['cpu_seconds']:6.1f} s, "
+            f"peak {figures['peak_mb']:6.0f} MB, {figures['rows']:.0f} rows kept"
         )
     ours, theirs = (result["medians"][subject] for subject in SUBJECTS)
     print(
