@@ -43,8 +43,7 @@ def config_error(name: str, error: ValidationError) -> ConfigError:
     lines = []
     for item in error.errors():
         where = ".".join([name, *map(str, item["loc"])])
-        if item["type"] == "value_error":  # ours, and it says already what came
-            lines.append(f"{where}: {item['ctx']['error']}")
-        else:
-            lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
+        ours = item.get("ctx", {}).get("error")  # raised by a validator
+        came = "" if isinstance(ours, ConfigError) else f", got {item['input']!r}"
+        lines.append(f"{where}: {ours or item['msg']}{came}")
     return ConfigError("\n".join(lines))

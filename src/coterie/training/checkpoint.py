@@ -1,6 +1,8 @@
 """Checkpoints: one safetensors file each, written whole, with the loop's state in its header."""
 
 import json
+import re
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,14 +66,20 @@ def save_checkpoint(
     tensors = _weights(modules)
     if optimizer is not None:
         tensors |= _moments(modules, optimizer)
+    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
     header = {
         "format": "coterie-checkpoint",
         "version": FORMAT_VERSION,
         "progress": json.dumps(asdict(progress)),
         "belongs_to": json.dumps(belongs_to),
     }
+    header["checksum"] = _checksum(header, tensors)
     with atomic_file(path) as aside:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, aside, header)
+        try:
+            save_file(tensors, aside, header)
+        except SafetensorError as error:  # hides the system's error number in its text
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else None, str(error)) from error
 
 
 def load_checkpoint(
@@ -97,6 +105,10 @@ def load_checkpoint(
         raise ArtifactError(f"{path} is not a readable checkpoint: {error}.") from error
     if (header.get("format"), header.get("version")) != ("coterie-checkpoint", FORMAT_VERSION):
         raise ArtifactError(f"{path} is not a coterie checkpoint of version {FORMAT_VERSION}.")
+    if header.get("checksum") != _checksum(header, tensors):
+        raise ArtifactError(
+            f"{path} is damaged or was edited: its checksum differs. Delete it to begin anew."
+        )
     _must_belong(path, json.loads(header["belongs_to"]), belongs_to)
     targets = _weights(modules)
     if optimizer is not None:
@@ -113,6 +125,15 @@ def load_checkpoint(
         with torch.no_grad():
             target.copy_(tensors[name])
     return Progress(**json.loads(header["progress"]))
+
+
+def _checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """CRC-32 of what decides how training goes on: against accidents, not against an attacker."""
+    crc = zlib.crc32((header.get("progress", "") + header.get("belongs_to", "")).encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
 
 
 def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ class RunFolder:
 
     def start(self) -> None:
         """Begin a new run; :class:`StorageError` if the folder holds one already."""
+        self._create()
         if self.path is not None and (self.path / LAST).exists():
             raise StorageError(
                 f"{self.path} holds a run already; resume it (--resume) or choose another folder."
@@ -43,10 +44,23 @@ class RunFolder:
 
     def resume(self, state: TrainingState) -> None:
         """Load the last checkpoint into ``state``, if there is one."""
+        self._create()
         if self.path is not None and (self.path / LAST).exists():
             state.progress = load_checkpoint(
                 self.path / LAST, state.modules, state.optimizer, self._belongs_to
             )
+
+    def _create(self) -> None:
+        """Find out now, and not after the first epoch, that nothing can be written there."""
+        if self.path is None:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"The run folder {self.path} cannot be created: {error.strerror}. "
+                "Choose another folder."
+            ) from error
 
     def checkpoint_every(self, minutes: float) -> None:
         """Ask for a checkpoint (see :meth:`is_due`) when the last is older than this."""
