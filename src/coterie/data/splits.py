@@ -299,15 +299,29 @@ def _share(lengths: np.ndarray, fraction: float) -> np.ndarray:
 
 def _random_rank(data: Interactions, rng: np.random.Generator) -> np.ndarray:
     """Place of each interaction in a random order of its row, int64 ``[nnz]``."""
-    draws = rng.integers(0, 2**32, size=data.nnz, dtype=np.uint32)
-    # One stable sort of (row, draw) packed into an integer; rows are in order already.
-    return _rank(data, np.argsort((data.user_of_each() << 32) | draws, kind="stable"))
+    return _rank(data, _random_order(data, rng))
 
 
 def _latest_rank(data: Interactions, rng: np.random.Generator) -> np.ndarray:
     """Place of each interaction in its row, latest first, ties at random; int64 ``[nnz]``."""
     times = _timestamps(data)
-    return _rank(data, np.lexsort((rng.random(data.nnz), -times, data.user_of_each())))
+    age = times.max(initial=0) - times
+    if age.max(initial=0) >= 2**32:  # 136 years in seconds, or another unit: use ranks instead
+        age = np.unique(age, return_inverse=True)[1]
+    order = _random_order(data, rng)
+    return _rank(data, order[np.argsort(_packed(data, age)[order], kind="stable")])
+
+
+def _random_order(data: Interactions, rng: np.random.Generator) -> np.ndarray:
+    """The interactions row by row, shuffled within each row."""
+    draws = rng.integers(0, 2**32, size=data.nnz, dtype=np.uint32)
+    return np.argsort(_packed(data, draws), kind="stable")
+
+
+def _packed(data: Interactions, low: np.ndarray) -> np.ndarray:
+    """Row and ``low`` (below 2³²) in one integer: one sort by it is a sort by row, then ``low``."""
+    packed: np.ndarray = (data.user_of_each() << 32) | low
+    return packed
 
 
 def _rank(data: Interactions, order: np.ndarray) -> np.ndarray:
