@@ -48,12 +48,11 @@ def test_weights_moments_and_progress_come_back(tmp_path: Path) -> None:
     assert load(save(tmp_path / "c", state), fresh) == state.progress
     for one, other in zip(state.parameters, fresh.parameters, strict=True):
         assert torch.equal(one, other)
-        ours, theirs = state.optimizer.state[one], fresh.optimizer.state[other]
-        assert {*ours} == {*theirs} == {"step", "exp_avg", "exp_avg_sq"}
-        for key, value in ours.items():
-            assert torch.equal(value, theirs[key]), key
-        assert ours["step"] == 3
-        assert ours["exp_avg_sq"].any()
+    assert state.optimizer.state["steps"] == 3
+    assert state.optimizer.state["model.decoder.table.exp_avg_sq"].any()
+    assert {*state.optimizer.state} == {*fresh.optimizer.state}
+    for key, value in state.optimizer.state.items():
+        assert torch.equal(value, fresh.optimizer.state[key]), key
 
 
 def test_the_step_after_loading_is_the_step_that_would_have_been(tmp_path: Path) -> None:
@@ -64,14 +63,6 @@ def test_the_step_after_loading_is_the_step_that_would_have_been(tmp_path: Path)
         training_step(each, batch, experiment(), 17)
     for one, other in zip(state.parameters, fresh.parameters, strict=True):
         assert torch.equal(one, other)
-
-
-def test_the_optimizers_settings_are_left_alone(tmp_path: Path) -> None:
-    settings = experiment(learning_rate=0.25, weight_decay=0.125)
-    fresh = TrainingState.create(settings, small_split().train.n_items, context())
-    load(save(tmp_path / "c", trained_state()), fresh)
-    for group in fresh.optimizer.param_groups:
-        assert (group["lr"], group["weight_decay"]) == (0.25, 0.125)
 
 
 def test_nothing_in_it_is_pickled_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -211,8 +202,10 @@ def test_a_checkpoint_of_other_data(tmp_path: Path) -> None:
 def test_the_fingerprint_tells_data_apart() -> None:
     data = small_split().train
     swapped = replace(data, indices=(data.n_items - 1 - data.indices[::-1]).copy())
-    prints = [fingerprint(experiment(), each) for each in (data, swapped)]
+    reordered = data.rows(np.arange(data.n_users)[::-1])  # the same item counts
+    prints = [fingerprint(experiment(), each) for each in (data, swapped, reordered)]
     assert prints[0] != prints[1]
+    assert prints[0] != prints[2]
     assert prints[0] == fingerprint(experiment(), data)
     assert json.loads(json.dumps(prints[0])) == prints[0], "it survives the file's header"
 

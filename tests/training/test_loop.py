@@ -11,7 +11,9 @@ import torch
 from small_run import ALWAYS, context, experiment, run, small_split
 from torch import Tensor
 
+from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
+from coterie.data.parts import HeldOut
 from coterie.errors import ConfigError, DataError, DivergenceError, StorageError
 from coterie.evaluation.protocol import evaluate
 from coterie.training import loop
@@ -383,11 +385,21 @@ def test_an_unknown_metric_is_known_before_training() -> None:
             experiment(metric=metric)
 
 
-def test_validation_users_over_other_items() -> None:
-    other = small_split().validation
-    fewer = other.fold_in.item_ids.ids[:-1]
-    items = type(other.fold_in.item_ids)(fewer)
-    held_out = type(other)(other.fold_in.select_items(items), other.held_out.select_items(items))
-    notes = Notes()
-    with pytest.raises(DataError, match="items"):
-        run(validation=held_out, observer=notes)
+def test_validation_users_over_other_items_are_known_before_training() -> None:
+    part = small_split().validation
+    ids = part.fold_in.item_ids.ids
+    for other in (ids[:-1], ids[::-1]):
+        items = IdMap(other)
+        moved = HeldOut(part.fold_in.select_items(items), part.held_out.select_items(items))
+        notes = Notes()
+        with pytest.raises(DataError, match="in the same order; take both from one split"):
+            run(validation=moved, observer=notes)
+        assert notes.reports == []
+
+
+def test_validation_users_with_nothing_to_predict_are_known_before_training() -> None:
+    part, notes = small_split().validation, Notes()
+    nothing = part.held_out.select(np.zeros(part.held_out.nnz, dtype=bool))
+    with pytest.raises(DataError, match="No validation user has a held-out item"):
+        run(validation=HeldOut(part.fold_in, nothing), observer=notes)
+    assert notes.reports == []

@@ -17,6 +17,7 @@ from coterie.data.interactions import Interactions
 from coterie.errors import ArtifactError, ConfigError
 from coterie.files import atomic_file
 from coterie.training.config import Experiment
+from coterie.training.optimizer import Adam
 
 FORMAT_VERSION = "1"
 
@@ -46,26 +47,26 @@ class Progress:
 
 
 def fingerprint(experiment: Experiment, data: Interactions) -> dict[str, Any]:
-    """What a checkpoint belongs to: the experiment, and the data's sizes and item counts."""
-    counts = data.item_counts()
-    weighted = int(np.dot(counts, np.arange(1, len(counts) + 1)) % (1 << 61))
+    """What a checkpoint belongs to: the experiment, and the data's sizes and a checksum of it."""
+    crc = zlib.crc32(np.ascontiguousarray(data.indptr).data)
+    crc = zlib.crc32(np.ascontiguousarray(data.indices).data, crc)
     return {
         "experiment": experiment.model_dump(mode="json"),
-        "data": [data.n_users, data.n_items, data.nnz, weighted],
+        "data": [data.n_users, data.n_items, data.nnz, crc],
     }
 
 
 def save_checkpoint(
     path: Path,
     modules: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Adam | None,
     progress: Progress,
     belongs_to: dict[str, Any],
 ) -> None:
     """Write weights, optimiser moments (unless None) and progress into one file, atomically."""
     tensors = _weights(modules)
     if optimizer is not None:
-        tensors |= _moments(modules, optimizer)
+        tensors |= _prefixed(optimizer)
     tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
     header = {
         "format": "coterie-checkpoint",
@@ -85,7 +86,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path,
     modules: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Adam | None,
     belongs_to: dict[str, Any],
 ) -> Progress:
     """Load what :func:`save_checkpoint` wrote into modules and optimiser; return the progress.
@@ -112,8 +113,7 @@ def load_checkpoint(
     _must_belong(path, json.loads(header["belongs_to"]), belongs_to)
     targets = _weights(modules)
     if optimizer is not None:
-        _prime(modules, optimizer)
-        targets |= _moments(modules, optimizer)
+        targets |= _prefixed(optimizer)
     for name, target in targets.items():
         if name not in tensors:
             raise ArtifactError(f"{path} lacks the tensor {name!r}.")
@@ -136,34 +136,21 @@ def _checksum(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
     return f"{crc:08x}"
 
 
-def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+def named_parameters(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """All parameters of the modules, by ``module.parameter`` names."""
     return {
-        f"{prefix}.{name}": parameter.detach()
+        f"{prefix}.{name}": parameter
         for prefix, module in modules.items()
         for name, parameter in module.named_parameters()
     }
 
 
-def _moments(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    moments = {}
-    for prefix, module in modules.items():
-        for name, parameter in module.named_parameters():
-            for key, value in optimizer.state[parameter].items():
-                moments[f"optimizer.{prefix}.{name}.{key}"] = value
-    return moments
+def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in named_parameters(modules).items()}
 
 
-def _prime(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-    """Let the optimiser allocate its moments, by a step of size zero on zero gradients."""
-    kept = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] = group["weight_decay"] = 0.0
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    for group, (rate, decay) in zip(optimizer.param_groups, kept, strict=True):
-        group["lr"], group["weight_decay"] = rate, decay
+def _prefixed(optimizer: Adam) -> dict[str, Tensor]:
+    return {f"optimizer.{name}": value for name, value in optimizer.state.items()}
 
 
 def _must_belong(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -171,7 +158,7 @@ def _must_belong(path: Path, found: dict[str, Any], expected: dict[str, Any]) ->
         return
     if found["data"] != expected["data"]:
         raise ConfigError(
-            f"{path} was trained on other data (users, items, interactions, item counts: "
+            f"{path} was trained on other data (users, items, interactions, checksum: "
             f"{found['data']}, here {expected['data']}). Use another run folder."
         )
     for section, settings in expected["experiment"].items():

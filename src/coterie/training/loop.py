@@ -94,7 +94,8 @@ def train(
     Raises
     ------
     DataError
-        No training user has an interaction.
+        No training user has an interaction, the validation users' items are not the training
+        users', or there is nothing to predict for any of them.
     ConfigError
         The checkpoint belongs to another experiment, or the metric is unknown.
     DivergenceError
@@ -103,9 +104,8 @@ def train(
     experiment, context = experiment or Experiment(), context or RunContext()
     settings = experiment.training
     state = TrainingState.create(experiment, train_data.n_items, context)
+    _check_data(train_data, validation)
     batches = UserBatches(train_data, settings.batch_size, settings.seed)
-    if batches.n_users == 0:
-        raise DataError("No training user has an interaction; training needs at least one.")
     run_folder = RunFolder(folder, fingerprint(experiment, train_data))
     if resume:
         run_folder.resume(state)
@@ -120,6 +120,21 @@ def train(
     interrupted = not _finished(state.progress, experiment)
     run_folder.restore_best(state)
     return _result(state, train_data, experiment, interrupted=interrupted)
+
+
+def _check_data(train_data: Interactions, validation: HeldOut | None) -> None:
+    """Find out before the first epoch what would fail after it."""
+    if train_data.nnz == 0:
+        raise DataError("No training user has an interaction; training needs at least one.")
+    if validation is None:
+        return
+    if validation.fold_in.item_ids != train_data.item_ids:
+        raise DataError(
+            f"The validation users' {validation.fold_in.n_items} items must be the training "
+            f"users' {train_data.n_items}, in the same order; take both from one split."
+        )
+    if validation.held_out.nnz == 0:
+        raise DataError("No validation user has a held-out item; pass users who have, or None.")
 
 
 def _result(

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from coterie.data.batches import UserBatch
-from coterie.models.tables import GradientBuffers
+from coterie.models.tables import TableGradients
 from coterie.models.vae import VAE
 from coterie.objectives.elbo import LossTerms, Objective
 from coterie.objectives.multinomial import OutputWorkspace
-from coterie.training.checkpoint import Progress
+from coterie.training.checkpoint import Progress, named_parameters
 from coterie.training.config import Experiment, RunContext
+from coterie.training.optimizer import Adam
 
 
 @dataclass
@@ -24,10 +25,10 @@ class TrainingState:
 
     model: VAE
     objective: Objective
-    optimizer: torch.optim.Optimizer
+    optimizer: Adam
     generator: torch.Generator
     workspace: OutputWorkspace
-    buffers: GradientBuffers
+    gradients: TableGradients
     progress: Progress = field(default_factory=Progress)
 
     @classmethod
@@ -39,19 +40,19 @@ class TrainingState:
         objective = Objective(experiment.objective, model).initialized(settings.seed)
         model.to(device)
         objective.to(device)
-        parameters = [*model.parameters(), *objective.parameters()]
+        optimizer = Adam(
+            named_parameters({"model": model, "objective": objective}),
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+        )
         return cls(
             model,
             objective,
-            torch.optim.AdamW(
-                parameters,
-                lr=settings.learning_rate,
-                weight_decay=settings.weight_decay,
-                fused=True,
-            ),
+            optimizer,
             torch.Generator(device),
             OutputWorkspace(context.torch_dtype()),
-            GradientBuffers([*model.tables, *objective.tables]),
+            TableGradients([*model.tables, *objective.tables]),
         )
 
     @property
@@ -72,7 +73,9 @@ def training_step(
     batch = batch.to(state.generator.device)
     step = state.progress.step
     state.generator.manual_seed(_step_seed(experiment.training.seed, step))
-    state.buffers.start(state.parameters)
+    state.gradients.start()
+    for parameter in state.parameters:
+        parameter.grad = None
     terms: LossTerms = state.objective(
         state.model,
         batch,
@@ -80,13 +83,10 @@ def training_step(
         steps_per_epoch=steps_per_epoch,
         generator=state.generator,
         workspace=state.workspace,
-        buffers=state.buffers,
+        gradients=state.gradients,
     )
     terms.total.backward()  # type: ignore[no-untyped-call]
-    state.buffers.finish()
-    if experiment.training.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(state.parameters, experiment.training.clip_norm)
-    state.optimizer.step()
+    state.optimizer.step(state.gradients)
     return terms.stacked()
 
 
