@@ -10,10 +10,12 @@ import numpy as np
 import polars as pl
 
 from coterie.data.columns import ITEM, RATING, TIMESTAMP, USER
-from coterie.data.encode import Codes, encode, id_expression
+from coterie.data.encode import Codes, encode, id_expression, usual_bytes
 from coterie.data.guard import reading
 from coterie.data.prepare import Log, PrepareOptions
 from coterie.errors import DataError
+
+HEAD_ROWS = 100
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _TIME_FORMATS = (
@@ -60,15 +62,11 @@ def read_log(table: Table, options: PrepareOptions) -> Log:
         time is missing, negative or not a time, or the source cannot be read.
     """
     with reading(table.label):
-        schema = table.frame.collect_schema()
-        ignored = {role for role, option in _OPTION.items() if getattr(options, option) == ""}
-        roles = {role: column for role, column in table.roles.items() if role not in ignored}
-        if not options.keep_values and options.positive_threshold is None:
-            roles.pop(RATING, None)
-        frame = table.frame.select(
-            _expression(role, column, schema[column], table, options).alias(role)
-            for role, column in roles.items()
-        ).collect(engine="streaming")
+        columns = _Columns(table, options)
+        frame = columns.collect(columns.integer_text())
+        if frame is None:
+            frame = columns.collect(frozenset())
+        assert frame is not None
         frame = _without_blank_rows(frame, table)
         log = Log(_ids(frame, USER, table, options), _ids(frame, ITEM, table, options))
         if RATING in frame.columns:
@@ -78,21 +76,65 @@ def read_log(table: Table, options: PrepareOptions) -> Log:
     return log
 
 
-def _expression(
-    role: str, column: str, dtype: pl.DataType, table: Table, options: PrepareOptions
-) -> pl.Expr:
-    if role in (USER, ITEM):
-        return id_expression(column, dtype)
-    if role == RATING:
-        return _rating_expression(column, dtype)
-    return _time_expression(column, dtype, table, options)
+class _Columns:
+    """The columns of a table that the options need, as expressions over its frame."""
+
+    def __init__(self, table: Table, options: PrepareOptions) -> None:
+        self.table, self.options = table, options
+        self.schema = table.frame.collect_schema()
+        unused = {role for role, option in _OPTION.items() if getattr(options, option) == ""}
+        if not options.keep_values and options.positive_threshold is None:
+            unused.add(RATING)
+        self.roles = {role: name for role, name in table.roles.items() if role not in unused}
+
+    def integer_text(self) -> frozenset[str]:
+        """Id roles whose column is text that begins with integers, spelled in the usual way."""
+        text = [
+            role
+            for role in (USER, ITEM)
+            if self.schema[self.roles[role]] == pl.String and self.options.id_type != "string"
+        ]
+        if not text:
+            return frozenset()
+        head = self.table.frame.select(self.roles[role] for role in text).head(HEAD_ROWS)
+        first = head.collect(engine="streaming")
+        usual = first.select(pl.all().cast(pl.Int64, strict=False).cast(pl.String) == pl.all())
+        named = dict(zip(text, usual.iter_columns(), strict=True))
+        return frozenset(role for role, fits in named.items() if fits.fill_null(False).all())
+
+    def collect(self, integer_text: frozenset[str]) -> pl.DataFrame | None:
+        """Read the columns; None if an id that was read as integer text is not such text."""
+        expressions = [
+            self._expression(role, column).alias(role)
+            if role not in integer_text
+            else pl.col(column).cast(pl.Int64, strict=False).alias(role)
+            for role, column in self.roles.items()
+        ]
+        bytes_ = [
+            pl.col(self.roles[role]).str.len_bytes().cast(pl.UInt8, strict=False).alias(f"{role}#")
+            for role in integer_text
+        ]
+        frame = self.table.frame.select(*expressions, *bytes_).collect(engine="streaming")
+        for role in integer_text:
+            lengths = frame.drop_in_place(f"{role}#")
+            if frame[role].null_count() or lengths.null_count():
+                return None
+            if int(lengths.cast(pl.Int64).sum()) != usual_bytes(frame[role].to_numpy()):
+                return None
+        return frame
+
+    def _expression(self, role: str, column: str) -> pl.Expr:
+        dtype = self.schema[column]
+        if role in (USER, ITEM):
+            return id_expression(column, dtype)
+        if role == RATING:
+            return _rating_expression(column, dtype)
+        return _time_expression(column, dtype, self.table, self.options)
 
 
 def _rating_expression(column: str, dtype: pl.DataType) -> pl.Expr:
     value = pl.col(column)
-    if dtype == pl.String:
-        return value.str.strip_chars(" ").cast(pl.Float32, strict=False)
-    if dtype.is_numeric() or dtype in (pl.Boolean, pl.Null):
+    if dtype.is_numeric() or dtype in (pl.String, pl.Boolean, pl.Null):
         return value.cast(pl.Float32, strict=False)
     raise DataError(f"Column {column!r} holds {dtype}; ratings must be numbers.")
 
@@ -110,11 +152,9 @@ def _time_expression(
         head = table.frame.select(value.drop_nulls().head(1)).collect(engine="streaming")
         if len(head) and head.to_series().cast(pl.Float64, strict=False).null_count():
             return _parsed_time(value)
-        text = value.str.strip_chars(" ")
-        whole = text.cast(pl.Int64, strict=False)
-        value = pl.coalesce(
-            whole, text.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False)
-        )
+        number = value.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False)
+        exact = options.timestamp_unit in ("s", "ms")  # below 2^53 in either unit
+        value = number if exact else pl.coalesce(value.cast(pl.Int64, strict=False), number)
     elif dtype.is_float():
         value = value.floor().cast(pl.Int64, strict=False)
     elif dtype.is_integer() or dtype == pl.Null:

@@ -245,14 +245,15 @@ def _sort_pairs(rows: _Rows, n_items: int, *, need_values: bool) -> None:
     n = len(rows.user)
     if n == 0:
         return
+    item_bits = max(1, n_items - 1).bit_length()
     key = rows.user.astype(np.int64)
-    key *= n_items
-    key += rows.item
+    key <<= item_bits
+    key |= rows.item
     if _never_falls(key):
         return
     if not need_values and rows.times is None:
         key.sort()
-        _split_keys(key, n_items, rows)
+        _split_keys(key, item_bits, rows)
         return
     place_bits = int(n - 1).bit_length()
     key_bits = int(key.max()).bit_length()
@@ -269,7 +270,7 @@ def _sort_pairs(rows: _Rows, n_items: int, *, need_values: bool) -> None:
     else:
         order = np.argsort(key, kind="stable")
         key = key[order]
-    _split_keys(key, n_items, rows)
+    _split_keys(key, item_bits, rows)
     if rows.values is not None:
         rows.values = rows.values[order]
     if rows.times is not None:
@@ -288,10 +289,11 @@ def _never_falls(key: np.ndarray) -> bool:
     )
 
 
-def _split_keys(key: np.ndarray, n_items: int, rows: _Rows) -> None:
+def _split_keys(key: np.ndarray, item_bits: int, rows: _Rows) -> None:
     for start in range(0, len(key), CHUNK):
         part = slice(start, start + CHUNK)
-        rows.user[part], rows.item[part] = np.divmod(key[part], n_items)
+        rows.user[part] = key[part] >> item_bits
+        rows.item[part] = key[part] & ((1 << item_bits) - 1)
 
 
 def _keep_last(

@@ -59,6 +59,8 @@ class TextFormat:
         In a table of three columns without header, the third holds times, not ratings.
     ragged
         Lines are ``user item item …`` of any length (LightGCN's form), read as two columns.
+    padded
+        Fields have spaces around them, which are no part of them.
     """
 
     separator: str
@@ -68,6 +70,7 @@ class TextFormat:
     quoted: bool
     third_is_time: bool
     ragged: bool = False
+    padded: bool = False
 
 
 def kind_of(path: Path) -> Kind:
@@ -116,7 +119,7 @@ def sniff(path: Path, *, separator: str | None = None, header: bool | None = Non
     if header is None:
         header = _has_header(cells)
     width = max(len(row) for row in cells) if not header else len(cells[0])
-    names = strip_recbole_types(cells[0]) if header else []
+    names = strip_recbole_types([cell.strip(" ") for cell in cells[0]]) if header else []
     columns = _distinct(names) if header else [f"column_{i + 1}" for i in range(width)]
     skip_lines = all_lines.index(lines[0]) + header
     body = cells[1:] if header else cells
@@ -124,7 +127,8 @@ def sniff(path: Path, *, separator: str | None = None, header: bool | None = Non
         return TextFormat(separator, False, skip_lines, (USER, ITEM), False, False, ragged=True)
     third = [row[2] for row in body if len(row) > 2]
     times = bool(third) and all(map(_is_time, third))
-    return TextFormat(separator, header, skip_lines, tuple(columns), quoted, times)
+    padded = separator != " " and any(cell != cell.strip(" ") for row in cells for cell in row)
+    return TextFormat(separator, header, skip_lines, tuple(columns), quoted, times, padded=padded)
 
 
 def _first_lines(path: Path) -> list[str]:

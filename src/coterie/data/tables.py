@@ -97,7 +97,7 @@ def scan_text(path: Path, text: TextFormat) -> pl.LazyFrame:
         glob=False,
     )
     if single:
-        return frame
+        return frame.select(pl.all().str.strip_chars(" ")) if text.padded else frame
     if text.ragged:
         cells = pl.col("line").str.strip_chars().str.split(text.separator)
         items = cells.list.slice(1).alias(ITEM)
@@ -106,7 +106,8 @@ def scan_text(path: Path, text: TextFormat) -> pl.LazyFrame:
         )
         return rows.filter(pl.col(ITEM) != "")
     fields = pl.col("line").str.splitn(text.separator, len(text.columns))
-    return frame.select(fields.struct.rename_fields(list(text.columns)).alias("f")).unnest("f")
+    split = frame.select(fields.struct.rename_fields(list(text.columns)).alias("f")).unnest("f")
+    return split.select(pl.all().str.strip_chars(" ")) if text.padded else split
 
 
 def _roles(
