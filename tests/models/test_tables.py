@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coterie.models.tables import ROWS_PER_CHUNK, GradientBuffers, row_sums, store_gradient
+from coterie.models.tables import ROWS_PER_CHUNK, TableGradients, row_sums
 from histories import batch_of, dense_of, random_histories
 
 SIZES = [5, ROWS_PER_CHUNK, ROWS_PER_CHUNK + 1, 2 * ROWS_PER_CHUNK + 7]
@@ -39,83 +39,58 @@ def test_an_empty_history_sums_to_zero() -> None:
     assert sums[0].tolist() == sums[2].tolist() == [0, 0]
 
 
+def whole(gradients: TableGradients, table: Tensor) -> Tensor:
+    """A recorded gradient, put together; its chunks must cover the table in order."""
+    chunks = list(gradients.chunks(table))
+    assert [start for start, _, _ in chunks] == [0, *(stop for _, stop, _ in chunks[:-1])]
+    assert chunks[-1][1] == len(table)
+    return torch.cat([rows for _, _, rows in chunks])
+
+
 @pytest.mark.parametrize("n_items", SIZES)
-def test_a_buffer_gets_what_autograd_would_give(n_items: int) -> None:
-    histories = random_histories(6, n_items, seed=3, longest=5)
-    batch = batch_of(histories, n_items)
-    plain, buffered = table_of(n_items, 4), table_of(n_items, 4)
+def test_a_recorded_gradient_is_what_autograd_would_give(n_items: int) -> None:
+    batch = batch_of(random_histories(6, n_items, seed=3, longest=5), n_items)
+    plain, recorded = table_of(n_items, 4), table_of(n_items, 4)
     row_sums(plain, batch).square().sum().backward()
-    buffers = GradientBuffers([buffered])
-    memory = buffered.grad
-    assert memory is not None
-    memory.fill_(99)  # what a step before left
-    buffers.start([buffered])
-    row_sums(buffered, batch, buffers).square().sum().backward()
-    buffers.finish()
-    assert buffered.grad is memory
-    torch.testing.assert_close(buffered.grad, plain.grad, rtol=0, atol=0)
+    gradients = TableGradients([recorded])
+    gradients.start()
+    row_sums(recorded, batch, gradients).square().sum().backward()
+    assert recorded.grad is None
+    assert plain.grad is not None
+    assert torch.equal(whole(gradients, recorded), plain.grad)
+    gradients.store(recorded)
+    assert torch.equal(whole(gradients, recorded), plain.grad)
 
 
 def test_two_uses_in_a_step_add_and_the_next_step_starts_afresh() -> None:
     first, second = batch_of([[0, 1], [2]], 4), batch_of([[1, 3]], 4)
-    plain, buffered = table_of(4, 3), table_of(4, 3)
-    buffers = GradientBuffers([buffered])
+    plain, recorded = table_of(4, 3), table_of(4, 3)
+    gradients = TableGradients([recorded])
     for _ in range(2):
-        buffers.start([buffered])
-        loss = row_sums(buffered, first, buffers).square().sum()
-        (loss + row_sums(buffered, second, buffers).pow(3).sum()).backward()
-        buffers.finish()
+        gradients.start()
+        loss = row_sums(recorded, first, gradients).square().sum()
+        (loss + row_sums(recorded, second, gradients).pow(3).sum()).backward()
         plain.grad = None
         loss = row_sums(plain, first).square().sum()
         (loss + row_sums(plain, second).pow(3).sum()).backward()
-        torch.testing.assert_close(buffered.grad, plain.grad)
+        torch.testing.assert_close(whole(gradients, recorded), plain.grad)
 
 
 def test_an_unused_table_has_a_gradient_of_zero() -> None:
     used, unused = table_of(4, 2), table_of(4, 2, seed=1)
-    buffers = GradientBuffers([used, unused])
-    for table in (used, unused):
-        assert table.grad is not None
-        table.grad.fill_(5)
-    buffers.start([used, unused])
-    row_sums(used, batch_of([[1]], 4), buffers).sum().backward()
-    buffers.finish()
-    assert used.grad is not None
-    assert unused.grad is not None
-    assert used.grad.tolist() == [[0, 0], [1, 1], [0, 0], [0, 0]]
-    assert not unused.grad.any()
+    gradients = TableGradients([used, unused])
+    gradients.start()
+    row_sums(used, batch_of([[1]], 4), gradients).sum().backward()
+    assert whole(gradients, used).tolist() == [[0, 0], [1, 1], [0, 0], [0, 0]]
+    assert whole(gradients, unused).tolist() == [[0, 0]] * 4
 
 
-def test_start_drops_the_gradients_of_other_parameters() -> None:
-    table, bias = table_of(4, 2), nn.Parameter(torch.zeros(2))
-    buffers = GradientBuffers([table])
-    bias.grad = torch.ones(2)
-    buffers.start([table, bias])
-    assert bias.grad is None
-    assert table.grad is not None
-
-
-def test_a_table_without_a_buffer_is_left_to_autograd() -> None:
+def test_other_tables_are_left_to_autograd() -> None:
     known, other = table_of(4, 2), table_of(4, 2, seed=1)
-    buffers = GradientBuffers([known])
-    buffers.start([known, other])
-    row_sums(other, batch_of([[2]], 4), buffers).sum().backward()
+    gradients = TableGradients([known])
+    gradients.start()
+    row_sums(other, batch_of([[2]], 4), gradients).sum().backward()
+    assert known in gradients
+    assert other not in gradients
     assert other.grad is not None
     assert other.grad.tolist() == [[0, 0], [0, 0], [1, 1], [0, 0]]
-
-
-class _Ones:
-    def write(self, out: Tensor, *, add: bool) -> None:
-        out.add_(1) if add else out.fill_(1)
-
-
-def test_store_gradient_gives_autograd_a_tensor_or_fills_the_buffer() -> None:
-    table = table_of(3, 2)
-    fresh = store_gradient(None, table, _Ones())
-    assert fresh is not None
-    assert fresh.tolist() == [[1, 1]] * 3
-    buffers = GradientBuffers([table])
-    assert store_gradient(buffers, table, _Ones()) is None
-    assert store_gradient(buffers, table, _Ones()) is None
-    assert table.grad is not None
-    assert table.grad.tolist() == [[2, 2]] * 3

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from coterie.models.tables import GradientBuffers
+from coterie.models.tables import TableGradients
 from coterie.models.vae import VAE, ModelConfig
 from coterie.objectives.elbo import LossTerms, Objective, ObjectiveConfig
 from coterie.objectives.multinomial import OutputWorkspace
@@ -100,17 +100,19 @@ def gradients(total: Tensor, objective: Objective, model: VAE) -> dict[str, Tens
 def fast(
     objective: Objective, model: VAE, dtype: torch.dtype
 ) -> tuple[LossTerms, dict[str, Tensor]]:
-    """A step as training makes it: workspace, buffers, with what an earlier step left in them."""
-    parameters = [*model.parameters(), *objective.parameters()]
-    buffers = GradientBuffers([*model.tables, *objective.tables])
+    """A step as training makes it, twice: the second reuses the memory of the first."""
+    named = dict([*model.named_parameters(), *objective.named_parameters()])
+    recorded = TableGradients([*model.tables, *objective.tables])
     workspace = OutputWorkspace(dtype)
     for _ in range(2):
-        buffers.start(parameters)
-        terms = terms_of(objective, model, workspace=workspace, buffers=buffers)
+        for parameter in named.values():
+            parameter.grad = None
+        recorded.start()
+        terms = terms_of(objective, model, workspace=workspace, gradients=recorded)
         terms.total.backward()
-        buffers.finish()
-    named = [*model.named_parameters(), *objective.named_parameters()]
-    return terms, {name: p.grad for name, p in named if p.grad is not None}
+    for table in recorded.tables:
+        table.grad = torch.cat([rows for _, _, rows in recorded.chunks(table)])
+    return terms, {name: p.grad for name, p in named.items() if p.grad is not None}
 
 
 @pytest.mark.parametrize("model", MODELS)

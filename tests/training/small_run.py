@@ -28,7 +28,11 @@ def small_split(seed: int = 0) -> Split:
 
 
 def experiment(
-    *, model: dict[str, Any] | None = None, pia: float = 1.0, **training: Any
+    *,
+    model: dict[str, Any] | None = None,
+    objective: dict[str, Any] | None = None,
+    pia: float = 1.0,
+    **training: Any,
 ) -> Experiment:
     """Three epochs of a small network, with PIA unless ``pia`` is 0."""
     defaults = {
@@ -44,6 +48,7 @@ def experiment(
             "objective": {
                 "beta": {"kind": "linear", "end": 0.2, "epochs": 2},
                 "alignment": {"end": pia},
+                **(objective or {}),
             },
             "training": {**defaults, **training},
         }

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from coterie.data.batches import UserBatch
 from coterie.models.posterior import Posterior
-from coterie.models.tables import GradientBuffers, row_sums
+from coterie.models.tables import TableGradients, row_sums
 
 
 class MlpEncoder(nn.Module):
@@ -49,9 +49,9 @@ class MlpEncoder(nn.Module):
         for layer in self.layers:
             reset_linear(layer, generator)
 
-    def forward(self, batch: UserBatch, buffers: GradientBuffers | None = None) -> Posterior:
+    def forward(self, batch: UserBatch, gradients: TableGradients | None = None) -> Posterior:
         """Posterior of each user in the batch: ``mu`` and ``logvar`` ``[B, K]``."""
-        hidden = row_sums(self.table, batch, buffers) * batch.scale[:, None] + self.bias
+        hidden = row_sums(self.table, batch, gradients) * batch.scale[:, None] + self.bias
         for layer in self.layers:
             hidden = layer(torch.tanh(hidden))
         hidden = hidden.float()

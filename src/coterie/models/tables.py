@@ -1,10 +1,11 @@
-"""Products of sparse histories with item tables, and the buffers their gradients go to.
+"""Products of sparse histories with item tables, and the gradients their gradients go to.
 
 An item table is a parameter ``[I, D]`` with one row per item. Its gradient is as large as the
 table; allocating it anew in every step costs more than filling it (the system hands out fresh
-pages), so training keeps one buffer per table: :class:`GradientBuffers`.
+pages), so training keeps one buffer per table: :class:`TableGradients`.
 """
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -13,63 +14,87 @@ from torch import Tensor, nn
 
 from coterie.data.batches import UserBatch
 
-ROWS_PER_CHUNK = 2048  # of the transposed product: small enough that a chunk stays in cache
-
-
-class GradientBuffers:
-    """One reusable gradient buffer per item table; the buffer is the parameter's ``grad``.
-
-    Call :meth:`start` before each step. The first gradient of a step overwrites the buffer, later
-    ones of the same step add to it.
-    """
-
-    def __init__(self, tables: list[nn.Parameter]) -> None:
-        self._tables = tables
-        self._written: set[int] = set()
-        for table in tables:
-            table.grad = torch.zeros_like(table)
-
-    def start(self, parameters: list[nn.Parameter]) -> None:
-        """Begin a step: buffers are stale until written, other parameters have no gradient."""
-        self._written.clear()
-        tables = {id(table) for table in self._tables}
-        for parameter in parameters:
-            if id(parameter) not in tables:
-                parameter.grad = None
-
-    def finish(self) -> None:
-        """End a step's backward pass: buffers that nothing wrote to are zero."""
-        for table in self._tables:
-            if id(table) not in self._written and table.grad is not None:
-                table.grad.zero_()
-
-    def claim(self, table: Tensor) -> tuple[Tensor, bool] | None:
-        """The buffer for ``table`` and whether to add to it; None if it has no buffer here."""
-        if not any(table is known for known in self._tables) or table.grad is None:
-            return None
-        add = id(table) in self._written
-        self._written.add(id(table))
-        return table.grad, add
+ROWS_PER_CHUNK = 2048  # of a table: few calls, and a chunk of 600 columns stays in cache
 
 
 class TableGradient(Protocol):
-    """A gradient ``[I, D]`` that knows how to write itself."""
+    """A gradient ``[I, D]`` that is computed a chunk of rows at a time, when asked for."""
 
-    def write(self, out: Tensor, *, add: bool) -> None:
-        """Fill ``out``, float32 ``[I, D]``, or add to it."""
+    def chunk(self, start: int, stop: int) -> Tensor:
+        """Rows ``start … stop − 1``, float32; ``start`` is a multiple of ``ROWS_PER_CHUNK``."""
+
+
+class TableGradients:
+    """The gradients of item tables in one step: recorded by the backward pass, not yet computed.
+
+    The optimiser asks for them a chunk of rows at a time and uses each chunk while it is in cache.
+    What they are computed from (the batch, its logits) must stay untouched until then.
+
+    Parameters
+    ----------
+    tables
+        The parameters whose gradients are recorded here; all others are left to autograd.
+    """
+
+    def __init__(self, tables: list[nn.Parameter]) -> None:
+        self.tables = tables
+        self._recorded: dict[int, list[TableGradient]] = {}
+
+    def start(self) -> None:
+        """Begin a step: nothing is recorded."""
+        self._recorded = {id(table): [] for table in self.tables}
+
+    def record(self, table: Tensor, gradient: TableGradient) -> bool:
+        """Note a part of the table's gradient; False if the table is not one of these."""
+        parts = self._recorded.get(id(table))
+        if parts is not None:
+            parts.append(gradient)
+        return parts is not None
+
+    def __contains__(self, parameter: Tensor) -> bool:
+        return any(parameter is table for table in self.tables)
+
+    def store(self, table: Tensor) -> None:
+        """Compute the table's gradient now and keep it until the next step."""
+        whole = torch.cat([rows for _, _, rows in self.chunks(table)])
+        self._recorded[id(table)] = [_Stored(whole)]
+
+    def chunks(self, table: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """``(start, stop, rows)`` over the table: the sum of all recorded parts, or zeros."""
+        parts = self._recorded[id(table)]
+        for start, stop in chunk_bounds(len(table)):
+            if parts:
+                rows = parts[0].chunk(start, stop)
+                for part in parts[1:]:
+                    rows = rows + part.chunk(start, stop)
+            else:
+                rows = torch.zeros_like(table[start:stop])
+            yield start, stop, rows
+
+
+class _Stored:
+    """A gradient that is there already."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def chunk(self, start: int, stop: int) -> Tensor:
+        return self.rows[start:stop]
+
+
+def chunk_bounds(n_rows: int) -> Iterator[tuple[int, int]]:
+    """``(start, stop)`` of the chunks of a table."""
+    for start in range(0, n_rows, ROWS_PER_CHUNK):
+        yield start, min(start + ROWS_PER_CHUNK, n_rows)
 
 
 def store_gradient(
-    buffers: GradientBuffers | None, table: Tensor, gradient: TableGradient
+    gradients: TableGradients | None, table: Tensor, gradient: TableGradient
 ) -> Tensor | None:
-    """Write ``gradient`` into the table's buffer (then None), or into a new tensor for autograd."""
-    claimed = buffers.claim(table) if buffers is not None else None
-    if claimed is None:
-        out = torch.empty_like(table)
-        gradient.write(out, add=False)
-        return out
-    gradient.write(claimed[0], add=claimed[1])
-    return None
+    """Record ``gradient`` for the optimiser (then None), or compute it for autograd."""
+    if gradients is not None and gradients.record(table, gradient):
+        return None
+    return torch.cat([gradient.chunk(start, stop) for start, stop in chunk_bounds(len(table))])
 
 
 class TransposedRowSums:
@@ -89,32 +114,22 @@ class TransposedRowSums:
             self.users[first:last], self.dense, self.indptr[start:stop] - first, mode="sum"
         )
 
-    def write(self, out: Tensor, *, add: bool) -> None:
-        """Fill ``out``, float32 ``[I, D]``, or add to it."""
-        for start in range(0, len(out), ROWS_PER_CHUNK):
-            stop = min(start + ROWS_PER_CHUNK, len(out))
-            rows = self.chunk(start, stop)
-            if add:
-                out[start:stop].add_(rows)
-            else:
-                out[start:stop].copy_(rows)
-
 
 class _RowSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, table: Tensor, batch: UserBatch, buffers: GradientBuffers | None
+        ctx: Any, table: Tensor, batch: UserBatch, gradients: TableGradients | None
     ) -> Tensor:
-        ctx.batch, ctx.buffers, ctx.table = batch, buffers, table
+        ctx.batch, ctx.gradients, ctx.table = batch, gradients, table
         return F.embedding_bag(batch.indices, table.detach(), batch.indptr[:-1], mode="sum")
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         gradient = TransposedRowSums(ctx.batch, grads[0])
-        return store_gradient(ctx.buffers, ctx.table, gradient), None, None
+        return store_gradient(ctx.gradients, ctx.table, gradient), None, None
 
 
-def row_sums(table: Tensor, batch: UserBatch, buffers: GradientBuffers | None = None) -> Tensor:
+def row_sums(table: Tensor, batch: UserBatch, gradients: TableGradients | None = None) -> Tensor:
     """Sum of the table's rows over each user's history: ``X @ table``, ``[B, D]``.
 
     Parameters
@@ -123,8 +138,8 @@ def row_sums(table: Tensor, batch: UserBatch, buffers: GradientBuffers | None = 
         float32 ``[I, D]``.
     batch
         The histories; ``batch.scale`` is not applied.
-    buffers
+    gradients
         Where the table's gradient goes in training; None leaves it to autograd.
     """
-    sums: Tensor = _RowSums.apply(table, batch, buffers)  # type: ignore[no-untyped-call]
+    sums: Tensor = _RowSums.apply(table, batch, gradients)  # type: ignore[no-untyped-call]
     return sums

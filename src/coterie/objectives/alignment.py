@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from coterie.data.batches import UserBatch
 from coterie.models.posterior import Posterior
 from coterie.models.tables import (
-    ROWS_PER_CHUNK,
-    GradientBuffers,
+    TableGradients,
     TransposedRowSums,
     store_gradient,
 )
@@ -28,22 +27,17 @@ class _CentroidsGradient:
         self.sums = TransposedRowSums(batch, torch.cat([mean, square[:, None]], 1) / n)
         self.anchors = anchors
 
-    def write(self, out: Tensor, *, add: bool) -> None:
-        for start in range(0, len(out), ROWS_PER_CHUNK):
-            stop = min(start + ROWS_PER_CHUNK, len(out))
-            sums = self.sums.chunk(start, stop)
-            pull = sums[:, :-1] if not add else sums[:, :-1] + out[start:stop]
-            torch.addcmul(
-                pull, self.anchors[start:stop], sums[:, -1:], value=2, out=out[start:stop]
-            )
+    def chunk(self, start: int, stop: int) -> Tensor:
+        sums = self.sums.chunk(start, stop)
+        return torch.addcmul(sums[:, :-1], self.anchors[start:stop], sums[:, -1:], value=2)
 
 
 class _Centroids(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, anchors: Tensor, batch: UserBatch, buffers: GradientBuffers | None
+        ctx: Any, anchors: Tensor, batch: UserBatch, gradients: TableGradients | None
     ) -> tuple[Tensor, Tensor]:
-        ctx.batch, ctx.buffers, ctx.anchors = batch, buffers, anchors
+        ctx.batch, ctx.gradients, ctx.anchors = batch, gradients, anchors
         table = anchors.detach()
         mean = F.embedding_bag(batch.indices, table, batch.indptr[:-1], mode="mean")
         norms = table.square().sum(1, keepdim=True)
@@ -53,17 +47,17 @@ class _Centroids(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         gradient = _CentroidsGradient(ctx.batch, ctx.anchors.detach(), *grads)
-        return store_gradient(ctx.buffers, ctx.anchors, gradient), None, None
+        return store_gradient(ctx.gradients, ctx.anchors, gradient), None, None
 
 
 def centroids(
-    anchors: Tensor, batch: UserBatch, buffers: GradientBuffers | None = None
+    anchors: Tensor, batch: UserBatch, gradients: TableGradients | None = None
 ) -> tuple[Tensor, Tensor]:
     """Mean anchor ``ē`` ``[B, K]`` and mean squared norm ``(1/n) Σ ‖e_i‖²`` ``[B]`` per history.
 
     Cost O(nnz · K); no tensor of I × K per user.
     """
-    result: tuple[Tensor, Tensor] = _Centroids.apply(anchors, batch, buffers)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _Centroids.apply(anchors, batch, gradients)  # type: ignore[no-untyped-call]
     return result
 
 

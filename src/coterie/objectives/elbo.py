@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from coterie.config import Config
 from coterie.data.batches import UserBatch
-from coterie.models.tables import GradientBuffers
+from coterie.models.tables import TableGradients
 from coterie.models.vae import VAE
 from coterie.objectives.alignment import Anchors, alignment, centroids
 from coterie.objectives.divergence import kl_standard_normal
@@ -108,7 +108,7 @@ class Objective(nn.Module):
         steps_per_epoch: int,
         generator: torch.Generator,
         workspace: OutputWorkspace | None = None,
-        buffers: GradientBuffers | None = None,
+        gradients: TableGradients | None = None,
     ) -> LossTerms:
         """The loss terms of one batch of whole histories.
 
@@ -118,17 +118,17 @@ class Objective(nn.Module):
         low = workspace is not None and workspace.dtype != torch.float32
         with torch.autocast(batch.scale.device.type, torch.bfloat16, enabled=low):
             masked = mask(batch, config.keep_probability, generator)
-            posterior = model.encoder(masked, buffers)
+            posterior = model.encoder(masked, gradients)
             hidden = model.decoder.hidden(posterior.sample(generator))
         if workspace is None:
             logits = torch.addmm(model.decoder.bias, hidden, model.decoder.table.T)
             nll = multinomial_nll(logits, batch).mean()
         else:
-            nll = fused_multinomial_nll(hidden, model.decoder, batch, workspace, buffers)
+            nll = fused_multinomial_nll(hidden, model.decoder, batch, workspace, gradients)
         lambda_a = config.alignment.value(step, steps_per_epoch)
         aligned = nll.new_zeros(())
         if self.anchors is not None:
-            centroid, mean_square = centroids(self.anchors.table, batch, buffers)
+            centroid, mean_square = centroids(self.anchors.table, batch, gradients)
             aligned = alignment(
                 posterior,
                 centroid,

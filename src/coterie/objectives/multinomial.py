@@ -16,7 +16,7 @@ from torch import Tensor
 
 from coterie.data.batches import UserBatch
 from coterie.models.decoders import MlpDecoder
-from coterie.models.tables import GradientBuffers, store_gradient
+from coterie.models.tables import TableGradients, store_gradient
 
 
 def multinomial_nll(logits: Tensor, batch: UserBatch) -> Tensor:
@@ -62,17 +62,15 @@ class _OutputTableGradient:
 
     def __init__(self, logits_gradient: Tensor, hidden: Tensor, workspace: OutputWorkspace) -> None:
         self.transposed, self.hidden, self.workspace = logits_gradient.T, hidden, workspace
+        self.product: Tensor | None = None
 
-    def write(self, out: Tensor, *, add: bool) -> None:
-        if out.dtype == self.workspace.dtype:
-            torch.addmm(out, self.transposed, self.hidden, beta=int(add), out=out)
-            return
-        # The cast table has served its last product; its memory takes the low-precision result.
-        low = torch.mm(self.transposed, self.hidden, out=self.workspace.table)
-        if add:
-            out.add_(low)
-        else:
-            out.copy_(low)
+    def chunk(self, start: int, stop: int) -> Tensor:
+        if self.workspace.dtype == torch.float32:
+            return self.transposed[start:stop] @ self.hidden
+        if self.product is None:
+            # The cast table has served its last product; its memory takes this one.
+            self.product = torch.mm(self.transposed, self.hidden, out=self.workspace.table)
+        return self.product[start:stop].float()
 
 
 class _FusedNll(torch.autograd.Function):
@@ -84,7 +82,7 @@ class _FusedNll(torch.autograd.Function):
         bias: Tensor,
         batch: UserBatch,
         workspace: OutputWorkspace,
-        buffers: GradientBuffers | None,
+        gradients: TableGradients | None,
     ) -> Tensor:
         cast = workspace.cast(table.detach())
         hidden = hidden.detach().to(workspace.dtype)
@@ -94,7 +92,7 @@ class _FusedNll(torch.autograd.Function):
         positives = batch.rows() * batch.n_items + batch.indices
         flat = probabilities.view(-1)
         picked = flat[positives].float()
-        ctx.workspace, ctx.buffers = workspace, buffers
+        ctx.workspace, ctx.gradients = workspace, gradients
         ctx.hidden, ctx.table, ctx.cast, ctx.gradient = hidden, table, cast, probabilities
         probabilities.mul_((batch.lengths / batch.n_users).to(workspace.dtype)[:, None])
         flat[positives] -= 1 / batch.n_users
@@ -109,7 +107,7 @@ class _FusedNll(torch.autograd.Function):
         ones = torch.ones_like(gradient[:, :1])
         d_bias = (ones.T @ gradient).float()[0]  # a product: eight times faster than a column sum
         table_gradient = _OutputTableGradient(gradient, ctx.hidden, ctx.workspace)
-        d_table = store_gradient(ctx.buffers, ctx.table, table_gradient)
+        d_table = store_gradient(ctx.gradients, ctx.table, table_gradient)
         return d_hidden, d_table, d_bias, None, None, None
 
 
@@ -118,7 +116,7 @@ def fused_multinomial_nll(
     decoder: MlpDecoder,
     batch: UserBatch,
     workspace: OutputWorkspace,
-    buffers: GradientBuffers | None = None,
+    gradients: TableGradients | None = None,
 ) -> Tensor:
     """Mean over the batch of the users' negative log-likelihood: a scalar, in nats.
 
@@ -135,10 +133,10 @@ def fused_multinomial_nll(
         The WHOLE histories: the targets.
     workspace
         Reused memory, and the precision of the products.
-    buffers
+    gradients
         Where the table's gradient goes; None leaves it to autograd.
     """
     loss: Tensor = _FusedNll.apply(  # type: ignore[no-untyped-call]
-        hidden, decoder.table, decoder.bias, batch, workspace, buffers
+        hidden, decoder.table, decoder.bias, batch, workspace, gradients
     )
     return loss
