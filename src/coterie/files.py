@@ -3,13 +3,14 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from coterie.errors import StorageError
+from coterie.errors import CoterieError, StorageError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -30,10 +31,12 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         yield aside
         _flush(aside)
         os.replace(aside, path)
-    except OSError as error:
-        raise _storage_error(path, error) from error
+    except Exception as error:
+        _raise_storage_error(path, error)
+        raise
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -54,7 +57,8 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
-        raise _storage_error(path, error) from error
+        _raise_storage_error(path, error)
+        raise
     try:
         yield aside
         for file in aside.rglob("*"):
@@ -64,12 +68,17 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             os.replace(path, old)
-            os.replace(aside, path)
+            try:
+                os.replace(aside, path)
+            except OSError:
+                os.replace(old, path)
+                raise
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         else:
             os.replace(aside, path)
-    except OSError as error:
-        raise _storage_error(path, error) from error
+    except Exception as error:
+        _raise_storage_error(path, error)
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -85,12 +94,27 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _storage_error(path: Path, error: OSError) -> StorageError:
-    if isinstance(error, StorageError):
-        return error
-    if error.errno in DISK_FULL:
-        return StorageError(
+def _raise_storage_error(path: Path, error: Exception) -> None:
+    """Raise :class:`StorageError` if the operating system refused to write; else return."""
+    if isinstance(error, CoterieError):
+        return
+    number = _error_number(error)
+    if number in DISK_FULL:
+        raise StorageError(
             f"The disk is full: {path} was not written, and nothing was left half-written. "
             "Free some space or choose another folder."
-        )
-    return StorageError(f"{path} could not be written: {error.strerror or error}.")
+        ) from error
+    if isinstance(error, OSError) or number is not None:
+        reason = os.strerror(number) if number else str(error)
+        raise StorageError(f"{path} could not be written: {reason}.") from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """The operating system's error number, also where a library hides it in its message."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    if hidden := re.search(r"\(os error (\d+)\)", str(error)):  # libraries written in Rust
+        return int(hidden.group(1))
+    if isinstance(error, OSError) and re.search(r"\d+ requested and \d+ written", str(error)):
+        return errno.ENOSPC  # NumPy: a short write
+    return None

@@ -36,22 +36,25 @@ def read_manifest(path: Path, format_: str, version: int, *, verify: bool) -> di
     try:
         manifest: dict[str, Any] = json.loads(file.read_text())
         found = (manifest["format"], manifest["version"])
-        files: dict[str, dict[str, Any]] = manifest["files"]
-    except (ValueError, KeyError, TypeError) as error:
+        files = {
+            str(name): (int(facts["bytes"]), str(facts["sha256"]))
+            for name, facts in manifest["files"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{file} is damaged: {error!r}.") from error
     if found != (format_, version):
         raise ArtifactError(
             f"{file}: expected {format_} version {version}, got {found[0]} version {found[1]}."
         )
-    for name, facts in files.items():
+    for name, (size, hash_) in files.items():
         part = path / name
         if Path(name).name != name or not part.is_file():
             raise ArtifactError(f"{path}: the manifest names {name!r}, which is not there.")
-        if part.stat().st_size != facts["bytes"]:
+        if part.stat().st_size != size:
             raise ArtifactError(
                 f"{part} is truncated or edited: {part.stat().st_size} bytes, "
-                f"the manifest says {facts['bytes']}."
+                f"the manifest says {size}."
             )
-        if verify and sha256(part) != facts["sha256"]:
+        if verify and sha256(part) != hash_:
             raise ArtifactError(f"{part} was edited: its SHA-256 is not the manifest's.")
     return manifest

@@ -31,7 +31,7 @@ FRAME = pl.DataFrame(
     }
 )
 fuzz = settings(
-    max_examples=120,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

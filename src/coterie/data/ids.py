@@ -9,11 +9,13 @@ from uuid import UUID
 import numpy as np
 import polars as pl
 
-from coterie.errors import DataError
+from coterie.errors import ArtifactError, DataError
 from coterie.files import atomic_file
 
 ExternalId = str | int | UUID
 Ids = Iterable[Any] | pl.Series
+
+MOST_SEARCHED = 1000  # ids asked for at once; above, a join is faster than that many searches
 
 
 class IdMap:
@@ -39,7 +41,13 @@ class IdMap:
     def ids(self) -> pl.Series:
         """External ids in index order, shape ``[n]``, dtype ``Int64``, ``UInt64`` or ``String``."""
         assert self._path is not None
-        return pl.read_parquet(self._path, columns=["id"])["id"]
+        try:
+            ids = pl.read_parquet(self._path, columns=["id"])["id"]
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise ArtifactError(f"{self._path} is damaged or missing: {error}.") from error
+        if ids.dtype not in (pl.Int64, pl.UInt64, pl.String) or ids.null_count():
+            raise ArtifactError(f"{self._path} holds no ids, but {ids.dtype}; it was edited.")
+        return ids
 
     @property
     def is_integer(self) -> bool:
@@ -61,6 +69,12 @@ class IdMap:
     def _lookup(self) -> pl.DataFrame:
         return self.ids.to_frame("id").with_row_index("index")
 
+    @cached_property
+    def _sorted(self) -> tuple[pl.Series, np.ndarray]:
+        """The ids in ascending order, and the index of each."""
+        order = self.ids.arg_sort()
+        return self.ids.gather(order), order.cast(pl.Int64).to_numpy()
+
     def to_index(self, ids: Ids) -> np.ndarray:
         """Internal indices of external ``ids``, int64 ``[n]``; −1 where the id is unknown.
 
@@ -70,10 +84,21 @@ class IdMap:
         series = as_id_series(ids)
         if series.dtype != self.ids.dtype:
             series = series.cast(self.ids.dtype, strict=False)
+        if len(series) <= MOST_SEARCHED and not series.null_count():
+            return self._search(series)
         found = series.to_frame("id").join(
             self._lookup, on="id", how="left", maintain_order="left"
         )["index"]
         return found.cast(pl.Int64).fill_null(-1).to_numpy()
+
+    def _search(self, ids: pl.Series) -> np.ndarray:
+        """By binary search: a join reads the whole catalogue, however few ids are asked for."""
+        ascending, order = self._sorted
+        if len(order) == 0:
+            return np.full(len(ids), -1)
+        place = np.minimum(ascending.search_sorted(ids).to_numpy(), len(order) - 1)
+        found = (ascending.gather(pl.Series(place)) == ids).to_numpy()
+        return np.where(found, order[place], -1)
 
     def to_ids(self, index: np.ndarray) -> pl.Series:
         """External ids of internal indices ``[n]`` (all within ``0 … len − 1``)."""

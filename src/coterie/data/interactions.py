@@ -16,7 +16,12 @@ from coterie.manifest import read_manifest, write_manifest
 
 FORMAT = "coterie-interactions"
 FORMAT_VERSION = 1
-ARRAYS = ("indptr", "indices", "values", "timestamps")
+ARRAYS: dict[str, np.dtype[Any]] = {
+    "indptr": np.dtype(np.int64),
+    "indices": np.dtype(np.int32),
+    "values": np.dtype(np.float32),
+    "timestamps": np.dtype(np.int64),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,10 +197,10 @@ class Interactions:
         """Write a data set folder: manifest, id maps as Parquet, CSR arrays as ``.npy``."""
         path = Path(path)
         with atomic_folder(path, overwrite=overwrite) as folder:
-            for name in ARRAYS:
+            for name, dtype in ARRAYS.items():
                 array = getattr(self, name)
                 if array is not None:
-                    np.save(folder / f"{name}.npy", array)
+                    np.save(folder / f"{name}.npy", np.asarray(array, dtype=dtype))
             self.user_ids.save(folder / "users.parquet")
             self.item_ids.save(folder / "items.parquet")
             if self.items is not None:
@@ -218,16 +223,22 @@ class Interactions:
         """
         path = Path(path)
         manifest = read_manifest(path, FORMAT, FORMAT_VERSION, verify=verify)
-        arrays: dict[str, np.ndarray | None] = {
-            name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        arrays = {
+            name: _map_array(path / f"{name}.npy", dtype)
             if f"{name}.npy" in manifest["files"]
             else None
-            for name in ARRAYS
+            for name, dtype in ARRAYS.items()
         }
         indptr, indices = arrays["indptr"], arrays["indices"]
         if indptr is None or indices is None:
             raise ArtifactError(f"{path}: manifest.json names no indptr.npy or no indices.npy.")
         table = path / "item_table.parquet"
+        try:
+            sizes = manifest["n_users"], manifest["nnz"]
+            name, source, n_items = manifest["name"], manifest["source"], manifest["n_items"]
+            items = pl.read_parquet(table) if table.name in manifest["files"] else None
+        except (KeyError, OSError, pl.exceptions.PolarsError) as error:
+            raise ArtifactError(f"{path} is damaged: {error!r}.") from error
         opened = cls(
             indptr,
             indices,
@@ -235,13 +246,29 @@ class Interactions:
             IdMap(path / "items.parquet"),
             arrays["values"],
             arrays["timestamps"],
-            pl.read_parquet(table) if table.name in manifest["files"] else None,
-            manifest["name"],
-            manifest["source"],
+            items,
+            name,
+            source,
         )
-        if (opened.n_users, opened.nnz) != (manifest["n_users"], manifest["nnz"]):
+        if (opened.n_users, opened.nnz) != sizes or any(
+            array is not None and array.shape != indices.shape
+            for array in (opened.values, opened.timestamps)
+        ):
             raise ArtifactError(
                 f"{path}: the arrays do not have the sizes that manifest.json names."
             )
-        opened.__dict__["n_items"] = manifest["n_items"]
+        opened.__dict__["n_items"] = n_items
         return opened
+
+
+def _map_array(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
+    """Memory-map a saved array of one dimension; :class:`ArtifactError` if it is not one."""
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}.") from error
+    if array.ndim != 1 or array.dtype != dtype:
+        raise ArtifactError(
+            f"{path}: expected one dimension of {dtype}, got {array.ndim} of {array.dtype}."
+        )
+    return array

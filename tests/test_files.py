@@ -1,0 +1,162 @@
+"""Files and folders appear whole or not at all."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coterie.errors import StorageError
+from coterie.files import atomic_file, atomic_folder, sha256
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    with atomic_file(path) as aside:
+        aside.write_text("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+    with atomic_file(path) as aside:
+        aside.write_text("two")
+        assert path.read_text() == "one"
+    assert path.read_text() == "two"
+    assert left_in(path.parent) == ["a.txt"]
+
+
+def write_half(path: Path) -> None:
+    with atomic_file(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError("stop")
+
+
+def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="stop"):
+        write_half(path)
+    assert path.read_text() == "old"
+    assert left_in(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "set"
+    with atomic_folder(path) as aside:
+        (aside / "a").write_text("one")
+        assert not path.exists()
+    assert (path / "a").read_text() == "one"
+    assert left_in(path.parent) == ["set"]
+
+
+def test_a_folder_that_exists_is_refused_or_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    path.mkdir()
+    (path / "old").touch()
+    with (
+        pytest.raises(StorageError, match=r"exists already.*--overwrite"),
+        atomic_folder(path),
+    ):
+        pytest.fail("the block must not run")
+    with atomic_folder(path, overwrite=True) as aside:
+        (aside / "new").touch()
+    assert left_in(path) == ["new"]
+    assert left_in(tmp_path) == ["set"]
+
+
+def write_half_a_folder(path: Path) -> None:
+    with atomic_folder(path, overwrite=True) as aside:
+        (aside / "new").touch()
+        raise RuntimeError("stop")
+
+
+def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(RuntimeError, match="stop"):
+        write_half_a_folder(path)
+    assert left_in(path) == ["old"]
+    assert left_in(tmp_path) == ["set"]
+
+
+def test_a_failed_swap_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "set"
+    path.mkdir()
+    (path / "old").touch()
+    real, calls = os.replace, []
+
+    def second_fails(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(StorageError, match="Input/output"), atomic_folder(path, overwrite=True):
+        pass
+    assert left_in(path) == ["old"]
+    assert left_in(tmp_path) == ["set"]
+
+
+@pytest.mark.parametrize("number", [28, 122, 27])  # no space, over quota, file too large
+def test_a_full_disk_is_said_so(number: int, tmp_path: Path) -> None:
+    for block in (atomic_file, atomic_folder):
+        with pytest.raises(StorageError, match="The disk is full"), block(tmp_path / "x"):
+            raise OSError(number, os.strerror(number))
+    assert left_in(tmp_path) == []
+
+
+def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for block in (atomic_file, atomic_folder):
+        with (
+            pytest.raises(StorageError, match="could not be written"),
+            block(tmp_path / "file" / "x"),
+        ):
+            pytest.fail("the block must not run")
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from coterie.data import read_interactions
+from coterie.errors import StorageError
+import polars as pl
+n = 50_000
+users, items = np.arange(n) // 50, np.arange(n) % 997
+if sys.argv[3] == "long ids":
+    users = pl.Series([np.random.default_rng(user).bytes(50).hex() for user in range(300)])
+    items = np.zeros(300, int)
+frame = pl.DataFrame({"user_id": users, "item_id": items})
+data = read_interactions(frame)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    data.save(sys.argv[1])
+except StorageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "ids"), [(100, ""), (5_000, ""), (150_000, ""), (3_000, "long ids")]
+)
+def test_a_data_set_that_does_not_fit_leaves_nothing(limit: int, ids: str, tmp_path: Path) -> None:
+    """A real limit of the operating system, reached in NumPy, in polars or in the manifest."""
+    command = [sys.executable, "-c", FULL, str(tmp_path / "set"), str(limit), ids]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "The disk is full" in done.stdout
+    assert left_in(tmp_path) == []
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()

@@ -1,0 +1,78 @@
+"""A folder that was damaged, edited or written by another version is not opened."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coterie.errors import ArtifactError
+from coterie.manifest import MANIFEST, read_manifest, write_manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.bin").write_bytes(b"12345")
+    write_manifest(tmp_path, "coterie-test", 3, {"name": "x"})
+    return tmp_path
+
+
+def read(folder: Path, *, verify: bool = False) -> dict[str, object]:
+    return read_manifest(folder, "coterie-test", 3, verify=verify)
+
+
+def test_facts_and_files_are_recorded(folder: Path) -> None:
+    manifest = read(folder, verify=True)
+    assert manifest["name"] == "x"
+    assert set(manifest["files"]) == {"a.bin"}  # type: ignore[call-overload]
+
+
+def test_other_folders_are_refused(folder: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        read(folder / "none")
+    with pytest.raises(ArtifactError, match="expected coterie-other version 3, got coterie-test"):
+        read_manifest(folder, "coterie-other", 3, verify=False)
+    with pytest.raises(ArtifactError, match="version 4, got coterie-test version 3"):
+        read_manifest(folder, "coterie-test", 4, verify=False)
+    (folder / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match="is not a folder that coterie wrote"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "nonsense", "\x00", '{"format": "coterie-test", "version": 3, "files": 5}',
+     '{"format": "coterie-test", "version": 3, "files": {"a.bin": {}}}',
+     '{"format": "coterie-test", "version": 3, "files": {"a.bin": 3}}'],
+)  # fmt: skip
+def test_damaged_manifests_are_refused(text: str, folder: Path) -> None:
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        read(folder)
+
+
+def test_a_manifest_that_is_not_text_is_refused(folder: Path) -> None:
+    (folder / MANIFEST).write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        read(folder)
+
+
+def test_truncated_edited_and_missing_files_are_noticed(folder: Path) -> None:
+    (folder / "a.bin").write_bytes(b"12346")
+    read(folder)
+    with pytest.raises(ArtifactError, match="was edited"):
+        read(folder, verify=True)
+    (folder / "a.bin").write_bytes(b"1234")
+    with pytest.raises(ArtifactError, match="4 bytes, the manifest says 5"):
+        read(folder)
+    (folder / "a.bin").unlink()
+    with pytest.raises(ArtifactError, match=r"names 'a\.bin', which is not there"):
+        read(folder)
+
+
+def test_names_that_leave_the_folder_are_refused(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"] = {"../a.bin": {"bytes": 5, "sha256": ""}}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder.parent / "a.bin").write_bytes(b"12345")
+    with pytest.raises(ArtifactError, match="which is not there"):
+        read(folder)
