@@ -305,9 +305,12 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
 # ---- Ctrl-C
 
 
-@pytest.mark.parametrize("at", [(1, 10), (2, 10), (2, 17), (3, 17)])
+@pytest.mark.parametrize(
+    ("at", "goes_on"),  # one step more is made, and 10 steps after it is the next report
+    [((1, 10), [(1, 17)]), ((2, 10), [(2, 17)]), ((2, 17), [(3, 11)]), ((3, 17), [])],
+)
 def test_ctrl_c_stops_with_a_checkpoint_and_resumes_equal(
-    tmp_path: Path, at: tuple[int, int]
+    tmp_path: Path, at: tuple[int, int], goes_on: list[tuple[int, int]]
 ) -> None:
     handler = signal.getsignal(signal.SIGINT)
     notes = Notes(at, lambda: signal.raise_signal(signal.SIGINT))
@@ -315,7 +318,9 @@ def test_ctrl_c_stops_with_a_checkpoint_and_resumes_equal(
     assert signal.getsignal(signal.SIGINT) is handler
     # At the last step of the last epoch nothing is left to interrupt.
     assert stopped.interrupted == (at != (3, 17))
-    resumed = run(folder=tmp_path, resume=True)
+    notes = Notes()
+    resumed = run(folder=tmp_path, resume=True, observer=notes)
+    assert [(report.epoch, report.step_in_epoch) for report in notes.reports[:1]] == goes_on
     whole = run()
     assert same(resumed, whole)
     assert resumed.history == whole.history
