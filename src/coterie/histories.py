@@ -100,7 +100,8 @@ def from_pairs(
 ) -> Interactions:
     """Interactions of pairs ``[nnz]`` in any order; duplicates count once, −1 is left out."""
     known = columns >= 0
-    keys = np.unique(users[known] * len(item_ids) + columns[known])
+    keys = np.sort(users[known] * len(item_ids) + columns[known])
+    keys = keys[np.diff(keys, prepend=-1) > 0]  # np.unique hashes, which is many times slower
     rows, indices = np.divmod(keys, max(len(item_ids), 1))
     indptr = np.zeros(len(user_ids) + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows, minlength=len(user_ids)), out=indptr[1:])

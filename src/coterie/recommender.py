@@ -14,6 +14,7 @@ from coterie.artifact import Artifact, read_artifact, write_artifact
 from coterie.data.batches import user_batch
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
+from coterie.devices import pick_device
 from coterie.errors import ConfigError, DataError, NotFittedError, StorageError
 from coterie.histories import Histories, OnUnknown, fold_in, known_items, over, refuse_unknown
 from coterie.models.posterior import Posterior
@@ -27,7 +28,6 @@ from coterie.recommendations import (
 )
 from coterie.request import Request, rows_at_once
 from coterie.similarity import nearest
-from coterie.training.config import RunContext
 
 
 class Recommender:
@@ -372,7 +372,7 @@ class Recommender:
         ArtifactError
             The folder is damaged, edited or of another version; the message names the part.
         """
-        target = RunContext.read({"device": device}).torch_device()
+        target = pick_device(device)
         read = read_artifact(Path(path), device=target, verify=verify)
         return cls(
             read.model,

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from coterie.devices import has_bf16_units
 from coterie.errors import ConfigError
-from coterie.training import config
 from coterie.training.config import RunContext
 
 
@@ -36,7 +36,7 @@ def test_the_precision_follows_the_processors_units(
 
 
 def test_other_processors_have_float32() -> None:
-    assert not config._has_bf16_units(torch.device("mps"))
+    assert not has_bf16_units(torch.device("mps"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from coterie.config import Config
-from coterie.errors import ConfigError
+from coterie.devices import has_bf16_units, pick_device
 from coterie.evaluation.metrics import PER_USER
 from coterie.models.vae import ModelConfig
 from coterie.objectives.elbo import ObjectiveConfig
@@ -58,29 +58,10 @@ class RunContext(Config):
 
     def torch_device(self) -> torch.device:
         """The device, chosen if ``auto``; :class:`ConfigError` if it is not there."""
-        available = {
-            "cuda": torch.cuda.is_available(),
-            "mps": torch.backends.mps.is_available(),
-            "cpu": True,
-        }
-        if self.device == "auto":
-            return torch.device(next(name for name, there in available.items() if there))
-        if not available[self.device]:
-            there = ", ".join(name for name, ok in available.items() if ok)
-            raise ConfigError(f"Device {self.device!r} is not available here; available: {there}.")
-        return torch.device(self.device)
+        return pick_device(self.device)
 
     def torch_dtype(self) -> torch.dtype:
         """The precision of the large products, chosen by the processor's units if ``auto``."""
         if self.precision != "auto":
             return torch.bfloat16 if self.precision == "bf16" else torch.float32
-        return torch.bfloat16 if _has_bf16_units(self.torch_device()) else torch.float32
-
-
-def _has_bf16_units(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False
+        return torch.bfloat16 if has_bf16_units(self.torch_device()) else torch.float32
