@@ -40,18 +40,25 @@ def test_without_a_best_epoch_the_weights_stay(tmp_path: Path) -> None:
     assert torch.equal(state.model.encoder.table, before)
 
 
-def test_a_checkpoint_is_due_after_its_time(tmp_path: Path) -> None:
+def test_a_checkpoint_is_due_after_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     folder, state = RunFolder(tmp_path, BELONGS_TO), new_state()
     assert not folder.is_due(), "nobody asked for any yet"
-    folder.checkpoint_every(0.001)  # 60 ms
+    folder.checkpoint_every(10)
+    clock[0] += 599
     assert not folder.is_due()
-    time.sleep(0.07)
+    clock[0] += 1
     assert folder.is_due()
-    folder.checkpoint_every(60)
     folder.save_last(state)
     assert not folder.is_due()
+    clock[0] += 600
+    assert folder.is_due()
     nowhere = RunFolder(None, BELONGS_TO)
     nowhere.checkpoint_every(1e-9)
+    clock[0] += 600
     assert not nowhere.is_due()
 
 
