@@ -1,0 +1,145 @@
+"""``coterie recommend``: items for one history, or for all users of a data set."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from pydantic import Field, PositiveInt
+
+from coterie.cli.app import new_app
+from coterie.cli.options import ConfigFile, Json, Overwrite, Section, Settings, accepts
+from coterie.cli.output import Output, facts_table, frame_table
+from coterie.cli.paths import DATA_FORMAT, format_of, model_folder
+from coterie.config import Config
+from coterie.data.interactions import Interactions
+from coterie.data.readers import read_interactions
+from coterie.errors import ConfigError, DataError
+from coterie.recommendations import Recommendations
+from coterie.recommender import Recommender
+
+EXAMPLES = """\
+MODEL is a model's folder, or the folder of the run that trained it. Users need
+not have been seen in training. Without a history, or if none of its items is
+known, the most popular items are given, and the result says so. @FILE stands for
+the ids in a file, one per line.
+
+Examples:
+  coterie recommend run --history 318 527 2571 -k 5
+  coterie recommend run --history @watched.txt --deny @blocked.txt --json
+  coterie recommend run --data data --out recommendations.parquet -k 100
+  coterie recommend run --data new_users.csv --out new.parquet --allow @stock.txt
+"""
+
+
+class RecommendOptions(Config):
+    """What a list may hold."""
+
+    k: PositiveInt = Field(10, description="Length of the lists.")
+    exclude_seen: bool = Field(True, description="Leave out the items of the user's own history.")
+    strict: bool = Field(False, description="Make item ids that the model lacks an error.")
+    batch_size: PositiveInt | None = Field(
+        None, description="Users scored at once; else as many as fit in 64 MiB."
+    )
+
+
+SECTION = Section(
+    RecommendOptions, "Options", at="recommend", flags={"k": ("-k", "--k"), "strict": ("--strict",)}
+)
+Ids = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
+
+app = new_app("recommend", EXAMPLES)
+
+
+@app.default
+@accepts(SECTION)
+def recommend(
+    model: Annotated[Path, Parameter(help="The model.")],
+    /,
+    *,
+    settings: Settings,
+    history: Annotated[Ids, Parameter(help="Item ids of one user, or @FILE.")] = None,
+    data: Annotated[
+        Path | None, Parameter(help="Histories of many users: what `coterie prepare` reads.")
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="with --data: Parquet file to write.")] = None,
+    allow: Annotated[Ids, Parameter(help="Recommend only these, or @FILE.")] = None,
+    deny: Annotated[Ids, Parameter(help="Never recommend these, or @FILE.")] = None,
+    config: ConfigFile = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Recommend items to one user or to millions."""
+    output = Output(as_json=json)
+    options = settings.read(RecommendOptions)
+    if data is not None and history is not None:
+        raise ConfigError("--history is one user, --data many; give one of the two.")
+    if (data is None) != (out is None):
+        raise ConfigError("--data and --out belong together: histories in, a Parquet file out.")
+    asked: dict[str, Any] = {
+        "k": options.k,
+        "exclude_seen": options.exclude_seen,
+        "allow": read_ids(allow),
+        "deny": read_ids(deny),
+        "on_unknown": "raise" if options.strict else "report",
+        "batch_size": options.batch_size,
+    }
+    ids = read_ids(history) or []
+    recommender = Recommender.load(model_folder(model))
+    if data is None or out is None:
+        show_one(recommender.recommend([ids], **asked), output)
+        return
+    _export(recommender, data, out, output, {**asked, "overwrite": overwrite})
+
+
+def read_ids(given: list[str] | None) -> list[str] | None:
+    """The ids on the command line; ``@FILE`` stands for the lines of a file."""
+    if given is None:
+        return None
+    ids: list[str] = []
+    for text in given:
+        if not text.startswith("@"):
+            ids.append(text)
+            continue
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise DataError(f"The ids in {text[1:]} cannot be read: {why}.") from error
+        ids.extend(line.strip() for line in lines if line.strip())
+    return ids
+
+
+def show_one(found: Recommendations, output: Output) -> None:
+    """Print one user's list."""
+    frame = found.to_frame().drop("user_id", "fallback")
+    fallback = bool(found.fallback[0])
+    unknown = found.unknown.to_dicts()
+    if unknown and not output.as_json:
+        names = ", ".join(row["item_id"] for row in unknown)
+        output.note(f"coterie: the model does not know these item ids: {names}")
+    why = "Most popular items: there is no history that the model knows." if fallback else ""
+    output.result(
+        {"fallback": fallback, "items": frame.to_dicts(), "unknown": unknown},
+        frame_table(frame.select("rank", *(c for c in frame.columns if c != "rank")), why),
+    )
+
+
+def _export(
+    recommender: Recommender, data: Path, out: Path, output: Output, asked: dict[str, Any]
+) -> None:
+    if format_of(data) == DATA_FORMAT:
+        users = Interactions.open(data)
+    else:
+        with output.stages() as stage:
+            users = read_interactions(data, progress=stage)
+    with output.counting("users") as progress:
+        export = recommender.recommend_to_parquet(users, out, **asked, progress=progress)
+    facts = {
+        "users": export.n_users,
+        "by_popularity": export.n_fallback,
+        "unknown_item_ids": len(export.unknown),
+    }
+    output.result(
+        {"out": str(out), **facts, "unknown": export.unknown.to_dicts()},
+        facts_table(f"recommendations: {out}", facts),
+    )

@@ -1,0 +1,206 @@
+"""``coterie train``: a split to a trained model; stopped at any time, continued exactly."""
+
+import json as json_module
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from coterie.cli.app import new_app
+from coterie.cli.options import ConfigFile, Json, Section, Settings, accepts
+from coterie.cli.output import Output, facts_table
+from coterie.cli.paths import MODEL, SPLIT_FORMAT, remove, require_format
+from coterie.cli.progress import Display
+from coterie.data.parts import Split
+from coterie.errors import ArtifactError, ConfigError, CoterieError, StorageError
+from coterie.files import atomic_file
+from coterie.training.config import Experiment, RunContext
+from coterie.training.logging import Observers, TensorBoardObserver
+from coterie.training.loop import Observer, TrainingResult
+from coterie.training.loop import train as run_training
+from coterie.training.run_folder import BEST, LAST, METRICS
+
+EXAMPLES = """\
+SPLIT is a folder of `coterie split`. RUN (--out) gets checkpoints,
+metrics.jsonl, settings.json and, when training has ended, the model of the best
+epoch. Ctrl-C stops cleanly; --resume goes on as if nothing had happened, with
+the run's own settings.
+
+A weight (--beta, --lambda-a) is a schedule: .kind is constant, linear, geometric
+or warm-up; it goes from .start to .end in .epochs epochs.
+
+Examples:
+  coterie train split --out run                          Multi-VAE
+  coterie train split --out run --lambda-a 1             with item alignment (PIA)
+  coterie train split --out run --model multi-dae --hidden-dims 600 300
+  coterie train split --out run --config run.toml --epochs 20 --device cpu
+  coterie train --resume --out run
+
+run.toml:
+  [model]
+  latent_dim = 100
+  [objective]
+  alignment = {kind = "linear", end = 1.0, epochs = 10}
+  [training]
+  epochs = 50
+  [run]
+  precision = "fp32"
+"""
+
+SETTINGS = "settings.json"
+TENSORBOARD = "tensorboard"
+EXPERIMENT = Section(
+    Experiment,
+    "Experiment",
+    flags={
+        "model.name": ("--model",),
+        # The longer name first: cyclopts takes what follows a shorter one for a key of its value.
+        "objective.beta.end": ("--beta.end", "--beta"),
+        "objective.alignment.end": ("--lambda-a", "--alignment.end"),
+    },
+)
+CONTEXT = Section(RunContext, "Run", at="run")
+
+app = new_app("train", EXAMPLES)
+
+
+@app.default
+@accepts(EXPERIMENT, CONTEXT)
+def train(
+    split: Annotated[
+        Path | None, Parameter(help="The split; with --resume, the run's own.")
+    ] = None,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="RUN, the folder to write.")],
+    settings: Settings,
+    resume: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Continue the run in RUN.")
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="Write RUN/tensorboard too."),
+    ] = False,
+    config: ConfigFile = None,
+    overwrite: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="Begin again, dropping RUN's old run."),
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Train a VAE recommender on a split."""
+    output = Output(as_json=json)
+    before = _settings_of(out) if resume else {}
+    experiment = settings.read(Experiment, before.get("experiment"))
+    context = settings.read(RunContext, before.get("run"))
+    source = split or (Path(before["split"]) if "split" in before else None)
+    if source is None:
+        raise ConfigError("Which split to train on? coterie train SPLIT --out RUN")
+    require_format(source, SPLIT_FORMAT)
+    data = Split.open(source)
+    _make_room(out, resume=resume, overwrite=overwrite)
+    context.torch_device()  # an error here leaves nothing behind
+    if not before:
+        keep_settings(out, source, experiment, context)
+    try:
+        result = _train(data, experiment, context, out, resume=resume, tensorboard=tensorboard)
+    except CoterieError:
+        _leave_nothing_useless(out)
+        raise
+    if result.interrupted:
+        output.note(
+            f"stopped; checkpoint in {out / LAST}; continue with --resume: "
+            f"coterie train --resume --out {out}"
+        )
+        return 130
+    result.recommender.save(out / MODEL, overwrite=True)
+    facts = result_facts(result, experiment)
+    output.result(
+        {"run": str(out), "model": str(out / MODEL), **facts},
+        facts_table(f"model: {out / MODEL}", facts),
+        f"Next: coterie evaluate {out} {source}",
+    )
+    return 0
+
+
+def _train(
+    data: Split,
+    experiment: Experiment,
+    context: RunContext,
+    out: Path,
+    *,
+    resume: bool,
+    tensorboard: bool,
+) -> TrainingResult:
+    with ExitStack() as stack:
+        display = Display(Console(stderr=True, highlight=False))
+        observers: list[Observer] = [stack.enter_context(display.running())]
+        if tensorboard:
+            observers.append(stack.enter_context(TensorBoardObserver(out / TENSORBOARD)))
+        return run_training(
+            data.train,
+            data.validation if data.validation.held_out.nnz else None,
+            experiment,
+            context=context,
+            folder=out,
+            resume=resume,
+            observer=Observers(*observers),
+        )
+
+
+def result_facts(result: TrainingResult, experiment: Experiment) -> dict[str, Any]:
+    """How long it trained, and how good the best epoch is on the validation users."""
+    return {
+        "epochs": len(result.history),
+        "best_epoch": result.best_epoch,
+        f"validation_{experiment.training.metric}": result.best_value,
+    }
+
+
+def _settings_of(out: Path) -> dict[str, Any]:
+    """What a run was started with; nothing if there is no run yet."""
+    file = out / SETTINGS
+    if not (out / LAST).exists() or not file.exists():
+        return {}
+    try:
+        values: dict[str, Any] = json_module.loads(file.read_text())
+        return {key: values[key] for key in ("split", "experiment", "run")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file} is damaged: {error!r}. Begin again (--overwrite).") from error
+
+
+def keep_settings(out: Path, source: Path, experiment: Experiment, context: RunContext) -> None:
+    """Write what ``--resume`` starts from into the run's folder."""
+    values = {
+        "split": str(source.resolve()),
+        "experiment": experiment.model_dump(mode="json"),
+        "run": context.model_dump(mode="json"),
+    }
+    with atomic_file(out / SETTINGS) as aside:
+        aside.write_text(json_module.dumps(values, indent=2) + "\n")
+
+
+def _leave_nothing_useless(out: Path) -> None:
+    """After an error before the first checkpoint: no settings without a run, no empty folder."""
+    if not (out / LAST).exists():
+        (out / SETTINGS).unlink(missing_ok=True)
+        if out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _make_room(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Drop the old run if asked to; otherwise raise where there is one."""
+    written = [out / name for name in (LAST, BEST, METRICS, MODEL, TENSORBOARD, SETTINGS)]
+    if overwrite and resume:
+        raise ConfigError("--resume continues a run, --overwrite drops it; choose one.")
+    if out.exists() and not out.is_dir():
+        raise StorageError(f"{out} is a file; a run needs a folder. Choose another path.")
+    if overwrite:
+        remove(written)
+    elif not resume and any(path.exists() for path in written[:-1]):
+        raise StorageError(
+            f"{out} holds a run already; continue it (--resume), begin again (--overwrite), or "
+            "choose another folder."
+        )

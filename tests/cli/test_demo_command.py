@@ -1,0 +1,36 @@
+"""``coterie demo``, shortened, and what it leaves can be used by the other commands."""
+
+import pytest
+
+from coterie.cli import demo
+from coterie.data.synthetic import SyntheticConfig
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    config = SyntheticConfig(n_users=300, n_items=200, n_communities=4, n_niches=5, mean_history=20)
+    monkeypatch.setattr(demo, "SyntheticConfig", lambda: config)
+    monkeypatch.setattr(demo, "EPOCHS", 2)
+
+
+def test_table_examples_and_files(coterie, tmp_path):
+    ended = coterie("demo", "--out", tmp_path / "d")
+    assert ended.code == 0
+    for title in demo.TITLES.values():
+        assert title in ended.out
+    assert ended.out.count(" knows The ") == demo.EXAMPLE_USERS
+    assert "coterie evaluate" in ended.out
+    model, split = tmp_path / "d" / "multi-vae-pia", tmp_path / "d" / "split"
+    assert coterie("evaluate", model, split, "--json").code == 0
+    assert coterie("train", "--resume", "--out", model, "--json").json()["epochs"] == 2
+
+
+def test_json_and_again(coterie, tmp_path):
+    run = ("demo", "--out", tmp_path / "d", "--json", "--seed", 5)
+    first = coterie(*run).json()
+    assert set(first["results"]) == set(demo.TITLES)
+    assert len(first["examples"][0]["recommended"]) == demo.EXAMPLE_ITEMS
+    again = coterie(*run)
+    assert again.code == 2
+    assert "exists already" in again.message()
+    assert coterie(*run, "--overwrite").json() == first

@@ -1,0 +1,92 @@
+"""``coterie recommend``: one history and many."""
+
+import polars as pl
+import pytest
+
+from coterie.recommender import Recommender
+
+
+def ids(ended):
+    return [item["item_id"] for item in ended.json()["items"]]
+
+
+def test_same_as_the_library(coterie, workspace):
+    history = ["1001", "1005"]
+    ended = coterie("recommend", workspace.run, "--history", *history, "-k", 5, "--json")
+    expected = Recommender.load(workspace.run / "model").recommend([history], k=5)
+    assert ids(ended) == expected.to_lists()[0]
+    assert ended.json()["fallback"] is False
+    assert ended.json()["items"][0]["title"].startswith("Title ")
+
+
+def test_for_people_names_unknown_items(coterie, workspace):
+    ended = coterie("recommend", workspace.run, "--history", "1001", "777", "-k", 2)
+    assert ended.code == 0
+    assert "Title" in ended.out
+    assert "777" in ended.err
+    assert "777" not in ended.out
+
+
+def test_unknown_items_strictly(coterie, workspace):
+    ended = coterie("recommend", workspace.run, "--history", "1001", "777", "--strict")
+    assert ended.code == 2
+    assert "777" in ended.message()
+
+
+def test_no_history_gives_the_popular(coterie, workspace):
+    ended = coterie("recommend", workspace.run, "--json", "-k", 3)
+    counts = Recommender.load(workspace.run / "model")
+    best = counts.item_ids.to_ids(counts.item_counts.argsort(kind="stable")[::-1][:1])[0]
+    assert ended.json()["fallback"] is True
+    assert ids(ended)[0] == best
+    assert "Most popular" in coterie("recommend", workspace.run).out
+
+
+def test_allow_and_deny_by_file(coterie, workspace, tmp_path):
+    (tmp_path / "stock.txt").write_text("1002\n1003\n\n1004\n")
+    run = ("recommend", workspace.run, "--history", "1001", "--json")
+    allowed = coterie(*run, "--allow", f"@{tmp_path / 'stock.txt'}")
+    assert sorted(ids(allowed)) == [1002, 1003, 1004]
+    denied = coterie(*run, "--allow", f"@{tmp_path / 'stock.txt'}", "--deny", "1003")
+    assert sorted(ids(denied)) == [1002, 1004]
+    ended = coterie(*run, "--deny", "@nowhere.txt")
+    assert ended.code == 2
+    assert "nowhere.txt" in ended.message()
+
+
+def test_seen_items(coterie, workspace):
+    run = ("recommend", workspace.run, "--history", "1001", "-k", 60, "--json")
+    assert 1001 not in ids(coterie(*run))
+    assert 1001 in ids(coterie(*run, "--no-exclude-seen"))
+
+
+@pytest.mark.parametrize("source", ["data", "log"])
+def test_many_users(source, coterie, workspace, tmp_path):
+    out = tmp_path / "lists.parquet"
+    run = ("recommend", workspace.run, "--data", getattr(workspace, source), "--out", out)
+    facts = coterie(*run, "-k", 4, "--json").json()
+    frame = pl.read_parquet(out)
+    assert facts["users"] == frame["user_id"].n_unique() == 200
+    assert frame["rank"].max() == 4
+    again = coterie(*run)
+    assert again.code == 2
+    assert "exists already" in again.message()
+    assert coterie(*run, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--data", "x"], "belong together"),
+        (["--out", "x.parquet"], "belong together"),
+        (["--data", "x", "--out", "y.parquet", "--history", "1"], "one of the two"),
+        (["-k", "0"], "recommend.k"),
+        (["--data", "nothing.csv", "--out", "y.parquet"], "does not exist"),
+    ],
+)
+def test_mistakes(flags, expected, coterie, workspace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = coterie("recommend", workspace.run, *flags)
+    assert ended.code == 2
+    assert expected in ended.message()
+    assert list(tmp_path.iterdir()) == []

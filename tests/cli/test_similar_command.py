@@ -1,0 +1,25 @@
+"""``coterie similar``: neighbours by anchors or decoder."""
+
+from coterie.recommender import Recommender
+
+
+def test_same_as_the_library(coterie, workspace):
+    facts = coterie("similar", workspace.run, 1001, 1002, "-k", 3, "--json").json()
+    expected = Recommender.load(workspace.run / "model").similar_items([1001, 1002], k=3)
+    assert facts["source"] == "anchors"
+    found = [item["similar_item_id"] for item in facts["items"]]
+    assert found == expected.to_frame()["similar_item_id"].to_list()
+
+
+def test_for_people(coterie, workspace):
+    ended = coterie("similar", workspace.run, "1001", "777", "--source", "decoder")
+    assert ended.code == 0
+    assert "cosine of decoder" in ended.out
+    assert "777" in ended.err
+
+
+def test_unknown(coterie, workspace):
+    ended = coterie("similar", workspace.run, "777")
+    assert ended.code == 2
+    assert "777" in ended.message()
+    assert coterie("similar", workspace.run, "1001", "777", "--strict").code == 2

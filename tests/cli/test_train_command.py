@@ -1,0 +1,178 @@
+"""``coterie train``: the run's folder, interruption and resumption, and mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from command_line import HERE, SMALL
+from safetensors.numpy import load_file
+
+from coterie.recommender import Recommender
+
+PATIENCE_S = 300  # for a busy machine
+
+
+def test_run_folder(workspace):
+    names = {file.name for file in workspace.run.iterdir()}
+    assert names == {
+        "last.safetensors", "best.safetensors", "metrics.jsonl", "settings.json", "model",
+    }  # fmt: skip
+    settings = json.loads((workspace.run / "settings.json").read_text())
+    assert settings["experiment"]["objective"]["alignment"]["end"] == 0.5
+    assert settings["experiment"]["objective"]["beta"]["kind"] == "linear"
+    recommender = Recommender.load(workspace.run / "model")
+    assert recommender.model.config.latent_dim == 8
+    assert recommender.anchors is not None
+    assert recommender.metadata["epochs"] == 2
+
+
+def test_config_file_and_flags(coterie, workspace, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(
+        "[model]\nhidden_dims = [12]\nlatent_dim = 5\n[training]\nepochs = 9\nbatch_size = 50\n"
+        '[run]\ndevice = "cpu"\nprecision = "fp32"\n'
+    )
+    flags = ("--config", config, "--epochs", 1, "--latent-dim", 6, "--json")
+    ended = coterie("train", workspace.split, "--out", tmp_path / "run", *flags)
+    assert ended.code == 0
+    assert ended.json()["epochs"] == 1
+    assert "epoch   1" in ended.err
+    assert "users/s" in ended.err
+    model = Recommender.load(tmp_path / "run" / "model").model.config
+    assert (model.hidden_dims, model.latent_dim) == ((12,), 6)
+
+
+def test_tensorboard_and_for_people(coterie, workspace, tmp_path):
+    run = ("train", workspace.split, "--out", tmp_path / "r", "--epochs", 1, *SMALL, *HERE)
+    ended = coterie(*run, "--tensorboard")
+    assert ended.code == 0
+    assert "validation_ndcg@100" in ended.out
+    assert "coterie evaluate" in ended.out
+    assert any((tmp_path / "r" / "tensorboard").iterdir())
+
+
+def test_no_validation_users(coterie, workspace, tmp_path):
+    split = ("split", workspace.data, "--out", tmp_path / "s", "--n-validation-users", 0)
+    assert coterie(*split).code == 0
+    run = ("train", tmp_path / "s", "--out", tmp_path / "r", "--epochs", 1, *SMALL, *HERE)
+    assert coterie(*run, "--json").json()["best_epoch"] is None
+
+
+def test_existing_run_is_kept_resumed_or_dropped(coterie, workspace, tmp_path):
+    shutil.copytree(workspace.run, tmp_path / "run")
+    run = ("train", workspace.split, "--out", tmp_path / "run", "--epochs", 1, *SMALL, *HERE)
+    ended = coterie(*run)
+    assert ended.code == 2
+    assert "--resume" in ended.message()
+    assert coterie(*run, "--overwrite", "--json").json()["epochs"] == 1
+    assert coterie("train", "--resume", "--out", tmp_path / "run", "--json").json()["epochs"] == 1
+
+
+def test_checkpoint_of_another_config(coterie, workspace, tmp_path):
+    shutil.copytree(workspace.run, tmp_path / "run")
+    ended = coterie("train", "--resume", "--out", tmp_path / "run", "--latent-dim", 9)
+    assert ended.code == 2
+    assert "model.latent_dim is 8 there and 9 here" in ended.message()
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "settings.json"])
+def test_truncated_run(name, coterie, workspace, tmp_path):
+    shutil.copytree(workspace.run, tmp_path / "run")
+    file = tmp_path / "run" / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    ended = coterie("train", "--resume", "--out", tmp_path / "run")
+    assert ended.code == 2
+    assert name in ended.message()
+
+
+MISTAKES = {
+    "a log": ("log", (), "`coterie split` writes one"),
+    "a data set": ("data", (), "is a data set; expected a split"),
+    "nothing": (None, ("--resume",), "Which split"),
+    "metric": ("split", ("--metric", "ndgc@10"), "ndgc@10"),
+    "device": ("split", ("--device", "mps"), "not available"),
+    "both": ("split", ("--resume", "--overwrite"), "choose one"),
+    "choice": ("split", ("--model", "multi-vea"), "multi-vea"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_leave_nothing(case, coterie, workspace, tmp_path):
+    source, flags, expected = MISTAKES[case]
+    sources = [] if source is None else [getattr(workspace, source)]
+    ended = coterie("train", *sources, "--out", tmp_path / "run", *flags)
+    assert ended.code == 2
+    assert expected in ended.message()
+    assert not (tmp_path / "run").exists()
+
+
+def test_misspelt_key_in_the_file_names_the_nearest(coterie, workspace, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("[training]\nlearning_rat = 0.1\n")
+    ended = coterie("train", workspace.split, "--out", tmp_path / "run", "--config", config)
+    assert ended.code == 2
+    assert "'learning_rat'; did you mean 'learning_rate'?" in ended.message()
+
+
+def test_run_path_is_a_file(coterie, workspace):
+    ended = coterie("train", workspace.split, "--out", workspace.log)
+    assert ended.code == 2
+    assert "is a file" in ended.message()
+
+
+def test_divergence_is_no_mistake_of_the_user(coterie, workspace, tmp_path):
+    run = ("train", workspace.split, "--out", tmp_path / "r", *SMALL, *HERE)
+    ended = coterie(*run, "--learning-rate", "1e30", "--epochs", 3)
+    assert ended.code == 1
+    assert "diverged at step" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_interrupted_and_resumed_is_as_if_nothing_had_happened(coterie, workspace, tmp_path):
+    """A real Ctrl-C to a real process, while it trains."""
+    flags = ("--epochs", "40", "--patience", "none", "--metric", "ndcg@10", *SMALL, *HERE)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "coterie",
+            "train",
+            workspace.split,
+            "--out",
+            tmp_path / "a",
+            *flags,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    until = time.monotonic() + PATIENCE_S
+    while not (tmp_path / "a" / "last.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out) == (130, "")
+    assert "stopped; checkpoint in" in err
+    assert "continue with --resume" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "a" / "model").exists()
+    unfinished = coterie("evaluate", tmp_path / "a", workspace.split)
+    assert unfinished.code == 2
+    assert "coterie train --resume" in unfinished.message()
+    assert coterie("info", tmp_path / "a", "--json").json()["continue"] is not None
+
+    assert coterie("train", "--resume", "--out", tmp_path / "a", "--json").json()["epochs"] == 40
+    assert coterie("train", workspace.split, "--out", tmp_path / "b", *flags).code == 0
+    resumed, whole = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("a", "b")
+    )
+    assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
