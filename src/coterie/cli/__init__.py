@@ -38,9 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         _show_traceback()
-        what = str(error).strip().splitlines() or ["no message"]
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        what = str(cause).strip().splitlines() or ["no message"]
         return _fail(
-            f"{type(error).__name__}: {what[0]} (this is a bug in coterie; {TRACEBACK}=1 shows "
+            f"{type(cause).__name__}: {what[0]} (this is a bug in coterie; {TRACEBACK}=1 shows "
             "where it happened, please report that)",
             1,
         )
