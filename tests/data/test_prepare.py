@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.data import prepare as prepare_module
+from coterie.data import rows as rows_module
 from coterie.data.interactions import Interactions
 from coterie.data.prepare import PrepareOptions
 from coterie.data.readers import read_interactions
@@ -94,8 +94,8 @@ def test_the_two_ways_to_sort_agree(log: list[Row]) -> None:
     """The packed key and the stable argsort, which serves when the bits do not suffice."""
     packed = read_interactions(frame_of(log))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "KEY_BITS", 0)
-        patch.setattr(prepare_module, "CHUNK", 3)
+        patch.setattr(rows_module, "KEY_BITS", 0)
+        patch.setattr(rows_module, "CHUNK", 3)
         plain = read_interactions(frame_of(log))
     assert packed.to_frame().equals(plain.to_frame())
 

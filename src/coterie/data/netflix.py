@@ -8,7 +8,7 @@ import polars as pl
 from coterie.data.columns import ITEM, RATING, TIMESTAMP, USER
 from coterie.errors import DataError
 
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 32 << 20
 
 
 def netflix_ratings(files: Sequence[Path]) -> pl.DataFrame:
@@ -55,7 +55,7 @@ def netflix_titles(path: Path) -> pl.DataFrame:
 
 
 def _blocks(files: Sequence[Path]) -> Iterator[tuple[str, int, bytes]]:
-    """Whole lines of the files in blocks of about 64 MiB: first file, lines before, bytes.
+    """Whole lines of the files in blocks of about 32 MiB: first file, lines before, bytes.
 
     Small files (one per movie) share a block; their lines are counted together.
     """
