@@ -2,7 +2,7 @@
 
     python benchmarks/rivals/run_all.py --data /tmp/small --out /tmp/results --rounds 3 --epochs 5
 
-Our own: `--ours "python benchmarks/train_speed.py"`.
+Our own: `--ours "python benchmarks/run_coterie.py"`.
 
 Each run is a process of its own, in the environment that setup.sh made, on the CPU. `--ours` is
 given the same options as a rival's runner and must write the same result file; it may be repeated.
