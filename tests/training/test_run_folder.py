@@ -7,7 +7,7 @@ import torch
 from small_run import context, experiment, small_split
 
 from coterie.errors import StorageError
-from coterie.training.run_folder import RunFolder
+from coterie.training.run_folder import LAST, RunFolder
 from coterie.training.state import TrainingState
 
 BELONGS_TO = {"experiment": {}, "data": [1]}
@@ -78,3 +78,13 @@ def test_a_path_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
         folder.start()
     with pytest.raises(StorageError, match="cannot be created"):
         folder.resume(new_state())
+
+
+def test_what_a_killed_run_was_writing_is_swept_away(tmp_path: Path) -> None:
+    left = tmp_path / f".{LAST}.4711.part"
+    left.write_bytes(b"half")
+    other = tmp_path / ".notes.part"
+    other.touch()
+    RunFolder(tmp_path, {}).start()
+    assert not left.exists()
+    assert other.exists()

@@ -120,8 +120,9 @@ def fused_multinomial_nll(
 ) -> Tensor:
     """Mean over the batch of the users' negative log-likelihood: a scalar, in nats.
 
-    Equals ``multinomial_nll(decoder(z), batch).mean()`` up to the workspace's precision. Valid for
-    one backward pass, before the workspace serves the next batch.
+    Equals ``multinomial_nll(decoder(z), batch).mean()`` up to the workspace's precision, but for
+    items whose probability is below 1e-38: they count 87 nats each. Valid for one backward pass,
+    before the workspace serves the next batch.
 
     Parameters
     ----------

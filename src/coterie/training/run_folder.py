@@ -56,6 +56,9 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for name in (LAST, BEST, METRICS):  # what a killed run was writing
+                for part in self.path.glob(f".{name}.*.part"):
+                    part.unlink()
         except OSError as error:
             raise StorageError(
                 f"The run folder {self.path} cannot be created: {error.strerror}. "
