@@ -1,0 +1,136 @@
+"""The documentation tells the truth: links, settings and their defaults, examples."""
+
+import re
+import shlex
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coterie.cli.app import app
+from coterie.config import Config
+from coterie.data.columns import USUAL_NAMES
+from coterie.data.datasets import DATASETS
+
+ROOT = Path(__file__).parents[1]
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [ROOT / "README.md", *GUIDES]
+DOCUMENTED = (
+    "coterie.data.prepare.PrepareOptions",
+    "coterie.cli.split.SplitOptions",
+    "coterie.data.synthetic.SyntheticConfig",
+    "coterie.models.vae.ModelConfig",
+    "coterie.objectives.elbo.ObjectiveConfig",
+    "coterie.objectives.schedules.Schedule",
+    "coterie.training.config.TrainingConfig",
+    "coterie.training.config.RunContext",
+    "coterie.cli.evaluate.EvaluateOptions",
+    "coterie.cli.recommend.RecommendOptions",
+)
+NONE = "none"
+SETTINGS = re.compile(r"^<!-- settings: (\S+) -->\n((?:\|.*\n)+)", re.MULTILINE)
+EXECUTED = re.compile(r"^<!-- executed -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+EXAMPLES = [guide for guide in GUIDES if EXECUTED.search(guide.read_text())]
+
+
+def named(path: Path) -> str:
+    return path.name
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings as links name them: lower case, hyphens for spaces, no punctuation."""
+    prose = FENCED.sub("", path.read_text())
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def tables() -> dict[str, list[tuple[str, str]]]:
+    """Model → (setting, default as written) of every documented table."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for guide in GUIDES:
+        for model, rows in SETTINGS.findall(guide.read_text()):
+            assert model not in found, f"{model} is documented twice"
+            found[model] = []
+            for row in rows.splitlines()[2:]:
+                names, defaults = (cell.strip() for cell in row.split("|")[1:3])
+                listed = re.findall(r"`([^`]+)`", names)
+                values = re.findall(r"`([^`]+)`", defaults) or [defaults]
+                if len(values) == 1:
+                    values *= len(listed)
+                found[model] += zip(listed, values, strict=True)
+    return found
+
+
+def load(name: str) -> type[Config]:
+    module, _, attribute = name.rpartition(".")
+    model: type[Config] = getattr(import_module(module), attribute)
+    return model
+
+
+def read(text: str) -> Any:
+    return None if text == NONE else tomllib.loads(f"value = {text}")["value"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in LINK.findall(FENCED.sub("", document.read_text())):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (document.parent / file).resolve() if file else document
+        assert target.exists(), f"{link}: there is no {target}"
+        assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+def test_all_settings_have_a_table() -> None:
+    assert set(tables()) == set(DOCUMENTED)
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_tables_name_every_setting_with_its_default(name: str) -> None:
+    model, rows = load(name), tables()[name]
+    assert sorted(setting for setting, _ in rows) == sorted(model.model_fields)
+    defaults = model()
+    for setting, text in rows:
+        written = getattr(model.read({setting: read(text)}), setting)
+        assert written == getattr(defaults, setting), f"{setting}: the text says {text}"
+
+
+def test_the_usual_column_names_are_listed_in_order() -> None:
+    text = (ROOT / "docs" / "data.md").read_text()
+    for role, names in USUAL_NAMES.items():
+        assert f"| {role.removesuffix('_id')} | {', '.join(names)} |" in text
+
+
+def test_the_public_data_sets_are_listed() -> None:
+    text = (ROOT / "docs" / "data.md").read_text()
+    assert [name for name in DATASETS if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("guide", EXAMPLES, ids=named)
+def test_marked_examples_run(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {"__name__": "example"}
+    for block in EXECUTED.findall(guide.read_text()):
+        exec(compile(block, guide.name, "exec"), scope)
+
+
+def commands() -> list[str]:
+    """Every command line: of console blocks, and of prose that gives it in backticks."""
+    found = set()
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for block in CONSOLE.findall(text):
+            found |= set(block.replace("\\\n", " ").splitlines())
+        found |= set(re.findall(r"`(coterie \w+ [^`]+)`", FENCED.sub("", text)))
+    return sorted(line for line in found if line.startswith("coterie ") and "…" not in line)
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_and_their_flags_exist(line: str) -> None:
+    app.parse_args(shlex.split(line, comments=True)[1:], exit_on_error=False, print_error=False)
