@@ -268,3 +268,19 @@ def test_missing_ids_in_frames_are_refused_with_their_row() -> None:
         read_interactions(pl.DataFrame({"user_id": [1.5], "item_id": [1]}))
     with pytest.raises(DataError, match="holds Boolean"):
         read_interactions(pl.DataFrame({"user_id": [True], "item_id": [1]}))
+
+
+def test_uuids_of_every_kind_become_the_same_text(tmp_path: Path) -> None:
+    ids = [uuid.UUID(int=5), uuid.UUID(int=3)]
+    table = pa.table({"user": pa.array([one.bytes for one in ids], pa.binary(16)), "item": [1, 2]})
+    polars = pl.DataFrame(
+        {"user": ids, "item": [1, 2]}, schema={"user": pl.Object, "item": pl.Int64}
+    )
+    for source in (table, polars, pd.DataFrame({"user": ids, "item": [1, 2]})):
+        assert read_interactions(source).user_ids.ids.to_list() == sorted(map(str, ids))
+
+
+def test_other_columns_of_a_pandas_frame_are_not_looked_at() -> None:
+    frame = FRAME.to_pandas()
+    frame["anything"] = [object()] * len(frame)
+    assert as_rows(read_interactions(frame)) == sorted(ROWS)

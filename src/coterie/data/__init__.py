@@ -1,5 +1,6 @@
 """Log of interactions to frozen, memory-mapped data sets and splits."""
 
+from coterie.data.datasets import DATASETS, DataSet, dataset
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
 from coterie.data.parts import HeldOut, Split
@@ -16,12 +17,15 @@ from coterie.data.splits import (
 )
 
 __all__ = [
+    "DATASETS",
+    "DataSet",
     "HeldOut",
     "IdMap",
     "Interactions",
     "PrepareOptions",
     "Split",
     "TrainTest",
+    "dataset",
     "given_split",
     "leave_one_out",
     "read_interactions",

@@ -26,6 +26,11 @@ def open_table(source: Any, options: PrepareOptions) -> Table:
         The source is not a table that can be read, or a column is missing.
     """
     label = label_of(source)
+    if _is_pandas(source):  # other columns of Python objects would only cost time
+        names = list(map(str, source.columns))
+        source = source.iloc[
+            :, [names.index(name) for name in _roles(names, None, options).values()]
+        ]
     with reading(label):
         frame, text = _scan(source, options)
         columns = frame.collect_schema().names()
