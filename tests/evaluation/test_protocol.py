@@ -147,3 +147,15 @@ def test_scores_of_the_wrong_shape_are_refused() -> None:
     scorer.score = lambda fold_in: torch.zeros(60)  # type: ignore[method-assign]
     with pytest.raises(DataError, match=r"score\(\) must return"):
         evaluate(scorer, data)
+
+
+def test_a_recommender_with_other_items_is_refused() -> None:
+    """As many items in another order would give figures that look fine and are wrong."""
+    data = random_held_out(0)
+    scorer = FixedScores(np.random.default_rng(0).random((40, 60)))
+    expected = evaluate(scorer, data, ks=(5,))["ndcg@5"]
+    scorer.item_ids = IdMap(data.fold_in.item_ids.ids)  # type: ignore[attr-defined]
+    assert evaluate(scorer, data, ks=(5,))["ndcg@5"] == expected
+    scorer.item_ids = IdMap(data.fold_in.item_ids.ids.reverse())  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="in another order"):
+        evaluate(scorer, data, ks=(5,))

@@ -80,8 +80,9 @@ def dense_total(objective: Objective, model: VAE) -> tuple[Tensor, Tensor, Tenso
         z = torch.tanh(layer(z))
     nll = -(x * torch.log_softmax(z @ model.decoder.table.T + model.decoder.bias, 1)).sum(1)
     pia = torch.zeros(len(x))
-    if objective.anchors is not None:
+    if config.aligned:
         if config.align_mean:
+            assert objective.anchors is not None
             distances = (mu[:, None] - objective.anchors.table).square().sum(2)
             pia = pia + (x * distances).sum(1) / x.sum(1)
         if config.shrink_variance and sigma is not None:

@@ -203,11 +203,32 @@ def test_the_fingerprint_tells_data_apart() -> None:
     data = small_split().train
     swapped = replace(data, indices=(data.n_items - 1 - data.indices[::-1]).copy())
     reordered = data.rows(np.arange(data.n_users)[::-1])  # the same item counts
-    prints = [fingerprint(experiment(), each) for each in (data, swapped, reordered)]
+    prints = [fingerprint(experiment(), each, None) for each in (data, swapped, reordered)]
     assert prints[0] != prints[1]
     assert prints[0] != prints[2]
-    assert prints[0] == fingerprint(experiment(), data)
+    assert prints[0] == fingerprint(experiment(), data, None)
     assert json.loads(json.dumps(prints[0])) == prints[0], "it survives the file's header"
+
+
+def test_other_validation_users_are_other_data() -> None:
+    split = small_split()
+    prints = [
+        fingerprint(experiment(), split.train, each)
+        for each in (None, split.validation, split.test)
+    ]
+    assert prints[0] != prints[1]
+    assert prints[1] != prints[2]
+
+
+def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
+    run(experiment(epochs=1), folder=tmp_path)
+    longer = run(experiment(epochs=2), folder=tmp_path, resume=True)
+    assert [record["epoch"] for record in longer.history] == [1, 2]
+    whole = run(experiment(epochs=2))
+    for one, other in zip(
+        longer.recommender.model.parameters(), whole.recommender.model.parameters(), strict=True
+    ):
+        assert torch.equal(one, other)
 
 
 # ---- a full disk

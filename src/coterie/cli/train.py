@@ -109,6 +109,7 @@ def train(
     except CoterieError:
         _leave_nothing_useless(out)
         raise
+    keep_settings(out, source, experiment, context)  # a resumed run may have been extended
     if result.interrupted:
         output.note(
             f"stopped; checkpoint in {out / LAST}; continue with --resume: "

@@ -58,7 +58,7 @@ class IdMap:
         return len(self.ids)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, IdMap) and self.ids.equals(other.ids)
+        return self is other or (isinstance(other, IdMap) and self.ids.equals(other.ids))
 
     __hash__ = object.__hash__
 

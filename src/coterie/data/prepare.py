@@ -6,7 +6,7 @@ minimum counts to a fixed point. How the rows are treated is in :mod:`coterie.da
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -67,6 +67,8 @@ class PrepareOptions(Config):
     @field_validator("since", "until", mode="before")
     @classmethod
     def _seconds(cls, value: Any) -> Any:
+        if isinstance(value, date):  # as a TOML file gives it; a datetime is a date, too
+            value = value.isoformat()
         if isinstance(value, str):
             try:
                 moment = datetime.fromisoformat(value)

@@ -13,7 +13,7 @@ temporal              by two points in time, or by each user's own time order
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -195,7 +195,7 @@ def temporal(
     Parameters
     ----------
     validation_from, test_from
-        Seconds since 1970, or datetimes (naive ones are taken in local time).
+        Seconds since 1970, or datetimes (naive ones are taken as UTC).
 
     Raises
     ------
@@ -364,7 +364,9 @@ def _timestamps(data: Interactions) -> np.ndarray:
 
 
 def _seconds(moment: int | datetime) -> int:
-    return int(moment.timestamp()) if isinstance(moment, datetime) else int(moment)
+    if not isinstance(moment, datetime):
+        return int(moment)
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def _check_fraction(name: str, fraction: float, *, zero: bool = False) -> None:

@@ -133,6 +133,12 @@ def _checked(
             f"The model knows {scorer.n_items} items, the data has {n_items}; evaluate on a split "
             "over the items that the model was trained on."
         )
+    known = getattr(scorer, "item_ids", None)  # a recommender's; other scorers know no ids
+    if known is not None and known != data.fold_in.item_ids:
+        raise DataError(
+            "The model knows as many items as the data has, but others or in another order; "
+            "evaluate on a split over the items that the model was trained on."
+        )
     if item_counts is not None and len(item_counts) != n_items:
         raise DataError(f"item_counts must have {n_items} entries, got {len(item_counts)}.")
     return tuple(sorted(set(ks)))

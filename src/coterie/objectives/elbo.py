@@ -83,7 +83,8 @@ class Objective(nn.Module):
     def __init__(self, config: ObjectiveConfig, model: VAE) -> None:
         super().__init__()
         self.config = config
-        self.anchors = Anchors(model.n_items, model.config.latent_dim) if config.aligned else None
+        learns_anchors = config.aligned and config.align_mean
+        self.anchors = Anchors(model.n_items, model.config.latent_dim) if learns_anchors else None
 
     def initialized(self, seed: int) -> Self:
         """Draw the anchors from ``seed``; returns the objective itself."""
@@ -127,8 +128,10 @@ class Objective(nn.Module):
             nll = fused_multinomial_nll(hidden, model.decoder, batch, workspace, gradients)
         lambda_a = config.alignment.value(step, steps_per_epoch)
         aligned = nll.new_zeros(())
-        if self.anchors is not None:
-            centroid, mean_square = centroids(self.anchors.table, batch, gradients)
+        if config.aligned:
+            centroid, mean_square = torch.zeros_like(posterior.mu), torch.zeros_like(nll)
+            if self.anchors is not None:
+                centroid, mean_square = centroids(self.anchors.table, batch, gradients)
             aligned = alignment(
                 posterior,
                 centroid,

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from coterie.data.interactions import Interactions
+from coterie.data.parts import HeldOut
 from coterie.errors import ArtifactError, ConfigError
 from coterie.files import atomic_file
 from coterie.training.config import Experiment
@@ -46,12 +47,22 @@ class Progress:
     stale: int = 0
 
 
-def fingerprint(experiment: Experiment, data: Interactions) -> dict[str, Any]:
-    """What a checkpoint belongs to: the experiment, and the data's sizes and a checksum of it."""
-    crc = zlib.crc32(np.ascontiguousarray(data.indptr).data)
-    crc = zlib.crc32(np.ascontiguousarray(data.indices).data, crc)
+def fingerprint(
+    experiment: Experiment, data: Interactions, validation: HeldOut | None
+) -> dict[str, Any]:
+    """What a checkpoint belongs to: the experiment, and sizes and a checksum of the data.
+
+    How long to train (``epochs``, ``patience``) is no part of it, so that a run can be extended.
+    """
+    parts = [data] if validation is None else [data, validation.fold_in, validation.held_out]
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(np.ascontiguousarray(part.indptr).data, crc)
+        crc = zlib.crc32(np.ascontiguousarray(part.indices).data, crc)
     return {
-        "experiment": experiment.model_dump(mode="json"),
+        "experiment": experiment.model_dump(
+            mode="json", exclude={"training": {"epochs", "patience"}}
+        ),
         "data": [data.n_users, data.n_items, data.nnz, crc],
     }
 

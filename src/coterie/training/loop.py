@@ -106,7 +106,7 @@ def train(
     state = TrainingState.create(experiment, train_data.n_items, context)
     _check_data(train_data, validation)
     batches = UserBatches(train_data, settings.batch_size, settings.seed)
-    run_folder = RunFolder(folder, fingerprint(experiment, train_data))
+    run_folder = RunFolder(folder, fingerprint(experiment, train_data, validation))
     if resume:
         run_folder.resume(state)
     else:
