@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-import common
+import contest
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
 from coterie.objectives.elbo import ObjectiveConfig
@@ -30,7 +30,7 @@ from coterie.training.loop import StepReport, train
 class EpochTimer:
     """Observer that notes the wall seconds between the ends of epochs."""
 
-    def __init__(self, clock: common.EpochClock) -> None:
+    def __init__(self, clock: contest.EpochClock) -> None:
         self.clock = clock
         self.losses: list[float] = []
         self.last = time.perf_counter()
@@ -58,9 +58,9 @@ def interactions(matrix: sparse.csr_matrix) -> Interactions:
 
 def matrix_rate(dtype: torch.dtype, n_items: int, repeats: int = 15) -> float:
     """GFLOP/s of the three large products of a step, median of `repeats`."""
-    hidden = torch.randn(common.BATCH, common.HIDDEN).to(dtype)
-    table = torch.randn(n_items, common.HIDDEN).to(dtype)
-    logits = torch.randn(common.BATCH, n_items).to(dtype)
+    hidden = torch.randn(contest.BATCH, contest.HIDDEN).to(dtype)
+    table = torch.randn(n_items, contest.HIDDEN).to(dtype)
+    logits = torch.randn(contest.BATCH, n_items).to(dtype)
     outs = [torch.empty_like(logits), torch.empty_like(hidden), torch.empty_like(table)]
 
     def products() -> None:
@@ -74,43 +74,43 @@ def matrix_rate(dtype: torch.dtype, n_items: int, repeats: int = 15) -> float:
         start = time.perf_counter()
         products()
         seconds.append(time.perf_counter() - start)
-    flop = 3 * 2 * common.BATCH * common.HIDDEN * n_items
+    flop = 3 * 2 * contest.BATCH * contest.HIDDEN * n_items
     return flop / statistics.median(seconds) / 1e9
 
 
-def epoch_flop(data: common.BenchmarkData) -> float:
+def epoch_flop(data: contest.BenchmarkData) -> float:
     """Floating-point operations of an epoch's dense products (forward and backward)."""
-    small = 2 * common.HIDDEN * common.LATENT + common.LATENT * common.HIDDEN
-    per_user = 3 * 2 * (common.HIDDEN * data.train.shape[1] + small)
+    small = 2 * contest.HIDDEN * contest.LATENT + contest.LATENT * contest.HIDDEN
+    per_user = 3 * 2 * (contest.HIDDEN * data.train.shape[1] + small)
     return float(per_user * data.train.shape[0])
 
 
 def top_lists(recommender: Recommender, histories: Interactions) -> NDArray[np.int64]:
     """Top 100 unseen items per row as internal indices."""
-    return recommender.recommend(histories, k=common.K).item_index
+    return recommender.recommend(histories, k=contest.K).item_index
 
 
 def main() -> None:
     """Train, evaluate, write the result."""
-    options = common.parse_options(__doc__ or "")
+    options = contest.parse_options(__doc__ or "")
     torch.set_num_threads(options.threads)
     start = time.perf_counter()
-    data = common.load(options)
+    data = contest.load(options)
     train_data = interactions(data.train)
     ramp_epochs = 0.8 * options.epochs
     experiment = Experiment(
         objective=ObjectiveConfig(
-            keep_probability=1 - common.DROPOUT,
-            beta=Schedule(kind="linear", end=common.ANNEAL_CAP, epochs=ramp_epochs),
+            keep_probability=1 - contest.DROPOUT,
+            beta=Schedule(kind="linear", end=contest.ANNEAL_CAP, epochs=ramp_epochs),
         ),
-        training=TrainingConfig(epochs=options.epochs, batch_size=common.BATCH, seed=options.seed),
+        training=TrainingConfig(epochs=options.epochs, batch_size=contest.BATCH, seed=options.seed),
     )
     context = RunContext(device="cpu")
-    clock = common.EpochClock()
+    clock = contest.EpochClock()
     setup_seconds = time.perf_counter() - start
     timer = EpochTimer(clock)
     recommender = train(train_data, None, experiment, context=context, observer=timer).recommender
-    train_peak = common.peak_rss_mb()
+    train_peak = contest.peak_rss_mb()
     histories = interactions(data.train[data.topk_users])
     rates = {
         name: matrix_rate(dtype, data.train.shape[1])
@@ -118,7 +118,7 @@ def main() -> None:
     }
     used = "bf16" if context.torch_dtype() == torch.bfloat16 else "fp32"
     reached = epoch_flop(data) / statistics.median(clock.seconds) / 1e9
-    common.write_result(
+    contest.write_result(
         options,
         data,
         library="coterie",
@@ -129,7 +129,7 @@ def main() -> None:
         train_peak_rss_mb=train_peak,
         train_loss=timer.losses,
         ranked=top_lists(recommender, interactions(data.fold_in)),
-        topk_seconds=common.median_seconds(lambda: top_lists(recommender, histories)),
+        topk_seconds=contest.median_seconds(lambda: top_lists(recommender, histories)),
         notes={
             "precision": used,
             "matrix_gflops": rates,

@@ -24,13 +24,13 @@ from cornac.data import Dataset
 from cornac.models import VAECF
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import common
+import contest
 
 
 class TimedDataset(Dataset):
     """A Cornac data set whose user iterator, one pass of which is one epoch, is timed."""
 
-    clock: common.EpochClock
+    clock: contest.EpochClock
     steps: int
 
     def user_iter(self, batch_size: int = 1, shuffle: bool = False) -> Iterator[np.ndarray]:
@@ -39,7 +39,7 @@ class TimedDataset(Dataset):
             yield from islice(super().user_iter(batch_size, shuffle), self.steps)
 
 
-def build(data: common.BenchmarkData) -> TimedDataset:
+def build(data: contest.BenchmarkData) -> TimedDataset:
     """Wrap the training matrix with identity id maps (spares Cornac its loop over triples)."""
     users, items = data.train.shape
     matrix = data.train.tocoo()
@@ -55,40 +55,40 @@ def build(data: common.BenchmarkData) -> TimedDataset:
 
 def main() -> None:
     """Train, evaluate, write the result."""
-    options = common.parse_options(__doc__)
+    options = contest.parse_options(__doc__)
     torch.set_num_threads(options.threads)
     start = time.perf_counter()
-    data = common.load(options)
+    data = contest.load(options)
     train_set = build(data)
-    train_set.clock = clock = common.EpochClock.of(options, data)
-    train_set.steps = common.steps_to_run(options, data)
+    train_set.clock = clock = contest.EpochClock.of(options, data)
+    train_set.steps = contest.steps_to_run(options, data)
     model = VAECF(
-        k=common.LATENT,
-        autoencoder_structure=[common.HIDDEN],
+        k=contest.LATENT,
+        autoencoder_structure=[contest.HIDDEN],
         act_fn="tanh",
         likelihood="mult",
         n_epochs=options.epochs,
-        batch_size=common.BATCH,
-        learning_rate=common.LEARNING_RATE,
-        beta=common.ANNEAL_CAP,
+        batch_size=contest.BATCH,
+        learning_rate=contest.LEARNING_RATE,
+        beta=contest.ANNEAL_CAP,
         seed=options.seed,
     )
     _ = train_set.matrix  # built lazily: keep it out of the first epoch
     setup_seconds = time.perf_counter() - start
     model.fit(train_set)
-    train_peak = common.peak_rss_mb()
+    train_peak = contest.peak_rss_mb()
 
     def recommend() -> list[list[int]]:
         return [
-            model.recommend(user, k=common.K, remove_seen=True, train_set=train_set)
+            model.recommend(user, k=contest.K, remove_seen=True, train_set=train_set)
             for user in data.topk_users.tolist()
         ]
 
-    topk_seconds = common.median_seconds(recommend)
+    topk_seconds = contest.median_seconds(recommend)
     # Cornac scores users by their row of `r_mat` only: new users need the matrix to be exchanged.
     model.r_mat = data.fold_in
     scores = np.stack([model.score(user) for user in range(data.fold_in.shape[0])])
-    common.write_result(
+    contest.write_result(
         options,
         data,
         library="Cornac VAECF",
@@ -97,7 +97,7 @@ def main() -> None:
         clock=clock,
         setup_seconds=setup_seconds,
         train_peak_rss_mb=train_peak,
-        ranked=common.top_k(scores, data.fold_in),
+        ranked=contest.top_k(scores, data.fold_in),
         topk_seconds=topk_seconds,
         notes={"beta": "constant 0.2", "missing": "dropout, normalisation, shuffling, annealing"},
     )

@@ -18,35 +18,35 @@ import numpy as np
 from implicit.als import AlternatingLeastSquares
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import common
+import contest
 
 
 def main() -> None:
     """Train, evaluate, write the result."""
-    options = common.parse_options(__doc__)
+    options = contest.parse_options(__doc__)
     start = time.perf_counter()
-    data = common.load(options)
+    data = contest.load(options)
     model = AlternatingLeastSquares(
-        factors=common.LATENT,
+        factors=contest.LATENT,
         iterations=options.epochs,
         num_threads=options.threads,
         random_state=options.seed,
     )
     setup_seconds = time.perf_counter() - start
-    clock = common.EpochClock()
+    clock = contest.EpochClock()
 
     def sweep_done(sweep: int, seconds: float, loss: float | None = None) -> None:
         clock.add(seconds)
 
     model.fit(data.train, show_progress=False, callback=sweep_done)
-    train_peak = common.peak_rss_mb()
+    train_peak = contest.peak_rss_mb()
     histories = data.train[data.topk_users]
-    topk_seconds = common.median_seconds(
-        lambda: model.recommend(data.topk_users, histories, N=common.K)
+    topk_seconds = contest.median_seconds(
+        lambda: model.recommend(data.topk_users, histories, N=contest.K)
     )
     new_users = np.arange(data.fold_in.shape[0])
-    ranked, _ = model.recommend(new_users, data.fold_in, N=common.K, recalculate_user=True)
-    common.write_result(
+    ranked, _ = model.recommend(new_users, data.fold_in, N=contest.K, recalculate_user=True)
+    contest.write_result(
         options,
         data,
         library="implicit ALS",

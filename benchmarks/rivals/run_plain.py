@@ -18,7 +18,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import common
+import contest
 
 
 class MultVAE(nn.Module):
@@ -26,10 +26,10 @@ class MultVAE(nn.Module):
 
     def __init__(self, items: int) -> None:
         super().__init__()
-        self.encoder_hidden = nn.Linear(items, common.HIDDEN)
-        self.encoder_latent = nn.Linear(common.HIDDEN, 2 * common.LATENT)
-        self.decoder_hidden = nn.Linear(common.LATENT, common.HIDDEN)
-        self.decoder_items = nn.Linear(common.HIDDEN, items)
+        self.encoder_hidden = nn.Linear(items, contest.HIDDEN)
+        self.encoder_latent = nn.Linear(contest.HIDDEN, 2 * contest.LATENT)
+        self.decoder_hidden = nn.Linear(contest.LATENT, contest.HIDDEN)
+        self.decoder_items = nn.Linear(contest.HIDDEN, items)
         for layer in (
             self.encoder_hidden,
             self.encoder_latent,
@@ -41,7 +41,7 @@ class MultVAE(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map histories (B x I) to logits (B x I), mean and log-variance (B x K each)."""
-        h = F.dropout(F.normalize(x), common.DROPOUT, training=self.training)
+        h = F.dropout(F.normalize(x), contest.DROPOUT, training=self.training)
         h = torch.tanh(self.encoder_hidden(h))
         mu, logvar = self.encoder_latent(h).chunk(2, dim=1)
         z = mu
@@ -67,36 +67,36 @@ def recommend(model: MultVAE, histories: sparse.csr_matrix) -> np.ndarray:
     model.eval()
     parts = []
     with torch.no_grad():
-        for start in range(0, histories.shape[0], common.BATCH):
-            batch = histories[start : start + common.BATCH]
-            parts.append(common.top_k(model(dense(batch))[0].numpy(), batch))
+        for start in range(0, histories.shape[0], contest.BATCH):
+            batch = histories[start : start + contest.BATCH]
+            parts.append(contest.top_k(model(dense(batch))[0].numpy(), batch))
     return np.concatenate(parts)
 
 
 def main() -> None:
     """Train, evaluate, write the result."""
-    options = common.parse_options(__doc__)
+    options = contest.parse_options(__doc__)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     start = time.perf_counter()
-    data = common.load(options)
+    data = contest.load(options)
     model = MultVAE(data.train.shape[1])
-    optimizer = torch.optim.Adam(model.parameters(), lr=common.LEARNING_RATE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=contest.LEARNING_RATE)
     setup_seconds = time.perf_counter() - start
 
-    clock, losses, step = common.EpochClock.of(options, data), [], 0
-    ramp, steps = common.anneal_steps(options, data), common.steps_to_run(options, data)
+    clock, losses, step = contest.EpochClock.of(options, data), [], 0
+    ramp, steps = contest.anneal_steps(options, data), contest.steps_to_run(options, data)
     for _ in range(options.epochs):
         model.train()
         total = 0.0
         with clock.epoch():
             order = rng.permutation(data.train.shape[0])
             for batch in range(steps):
-                rows = order[batch * common.BATCH : (batch + 1) * common.BATCH]
+                rows = order[batch * contest.BATCH : (batch + 1) * contest.BATCH]
                 x = dense(data.train[rows])
                 optimizer.zero_grad()
-                beta = min(common.ANNEAL_CAP, step / ramp)
+                beta = min(contest.ANNEAL_CAP, step / ramp)
                 logits, mu, logvar = model(x)
                 loss = negative_elbo(x, logits, mu, logvar, beta)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -105,9 +105,9 @@ def main() -> None:
                 step += 1
         losses.append(total / steps)
 
-    train_peak = common.peak_rss_mb()
+    train_peak = contest.peak_rss_mb()
     histories = data.train[data.topk_users]
-    common.write_result(
+    contest.write_result(
         options,
         data,
         library="plain PyTorch",
@@ -118,7 +118,7 @@ def main() -> None:
         train_peak_rss_mb=train_peak,
         train_loss=losses,
         ranked=recommend(model, data.fold_in),
-        topk_seconds=common.median_seconds(lambda: recommend(model, histories)),
+        topk_seconds=contest.median_seconds(lambda: recommend(model, histories)),
     )
 
 

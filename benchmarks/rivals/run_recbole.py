@@ -32,13 +32,13 @@ from recbole.utils.case_study import full_sort_topk
 from scipy import sparse
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import common
+import contest
 
 
 class TimedTrainer(Trainer):
     """RecBole's trainer with a clock around its training epoch and a cut at `steps`."""
 
-    clock: common.EpochClock
+    clock: contest.EpochClock
     steps: int | None  # None: all of the loader's
 
     def _train_epoch(
@@ -49,7 +49,7 @@ class TimedTrainer(Trainer):
             return super()._train_epoch(batches, epoch_idx, loss_func, show_progress)
 
 
-def write_atomic(folder: Path, data: common.BenchmarkData) -> None:
+def write_atomic(folder: Path, data: contest.BenchmarkData) -> None:
     """Write the `.inter` files: all training pairs, and one unseen item for each top-k user."""
     rng = np.random.default_rng(0)
     unseen = rng.integers(0, data.train.shape[1], len(data.topk_users))
@@ -69,7 +69,7 @@ def write_atomic(folder: Path, data: common.BenchmarkData) -> None:
         np.savetxt(path, table, fmt="%d", delimiter="\t", header=header, comments="")
 
 
-def configure(options: common.Options, folder: str, ramp: int) -> Config:
+def configure(options: contest.Options, folder: str, ramp: int) -> Config:
     """Build the configuration; everything that is not the task's is left at RecBole's default."""
     sys.argv = sys.argv[:1]  # Config reads the command line by itself
     settings = {
@@ -79,13 +79,13 @@ def configure(options: common.Options, folder: str, ramp: int) -> Config:
         "checkpoint_dir": folder,
         "use_gpu": False,
         "epochs": options.epochs,
-        "train_batch_size": common.BATCH,
-        "learning_rate": common.LEARNING_RATE,
+        "train_batch_size": contest.BATCH,
+        "learning_rate": contest.LEARNING_RATE,
         "train_neg_sample_args": None,
-        "mlp_hidden_size": [common.HIDDEN],
-        "latent_dimension": 2 * common.LATENT,  # counts mean and log-variance together
-        "dropout_prob": common.DROPOUT,
-        "anneal_cap": common.ANNEAL_CAP,
+        "mlp_hidden_size": [contest.HIDDEN],
+        "latent_dimension": 2 * contest.LATENT,  # counts mean and log-variance together
+        "dropout_prob": contest.DROPOUT,
+        "anneal_cap": contest.ANNEAL_CAP,
         "total_anneal_steps": ramp,
         "seed": options.seed,
         "show_progress": False,
@@ -114,10 +114,10 @@ def score_new_users(model: MultiVAE, fold_in: sparse.csr_matrix, items: np.ndarr
 
 def main() -> None:
     """Train, evaluate, write the result."""
-    options = common.parse_options(__doc__)
+    options = contest.parse_options(__doc__)
     logging.disable(logging.WARNING)
     torch.set_num_threads(options.threads)
-    data = common.load(options)
+    data = contest.load(options)
     with ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory())
         folder = Path(root) / "bench"
@@ -125,30 +125,30 @@ def main() -> None:
         stack.enter_context(chdir(root))  # it writes a TensorBoard log where it is
         write_atomic(folder, data)
         start = time.perf_counter()
-        config = configure(options, str(folder), common.anneal_steps(options, data))
+        config = configure(options, str(folder), contest.anneal_steps(options, data))
         init_seed(config["seed"], config["reproducibility"])
         dataset = create_dataset(config)
         train_data, _, test_data = data_preparation(config, dataset)
         model = MultiVAE(config, train_data.dataset)
         trainer = TimedTrainer(config, model)
         setup_seconds = time.perf_counter() - start
-        trainer.clock = clock = common.EpochClock.of(options, data)
+        trainer.clock = clock = contest.EpochClock.of(options, data)
         trainer.steps = options.max_steps
         trainer.fit(train_data, valid_data=None, saved=False, show_progress=False)
-    train_peak = common.peak_rss_mb()
+    train_peak = contest.peak_rss_mb()
 
     users = dataset.token2id(dataset.uid_field, data.topk_users.astype(str))
     items = dataset.token2id(dataset.iid_field, np.arange(data.train.shape[1]).astype(str))
 
     def recommend() -> None:
-        for start in range(0, len(users), common.BATCH):
-            full_sort_topk(users[start : start + common.BATCH], model, test_data, k=common.K)
+        for start in range(0, len(users), contest.BATCH):
+            full_sort_topk(users[start : start + contest.BATCH], model, test_data, k=contest.K)
 
-    topk_seconds = common.median_seconds(recommend)
+    topk_seconds = contest.median_seconds(recommend)
     scores = score_new_users(model, data.fold_in, items)
     steps = trainer.steps or len(train_data)  # its padding user makes one more user than there are
     losses = [trainer.train_loss_dict[epoch] / steps for epoch in range(options.epochs)]
-    common.write_result(
+    contest.write_result(
         options,
         data,
         library="RecBole MultiVAE",
@@ -158,7 +158,7 @@ def main() -> None:
         setup_seconds=setup_seconds,
         train_peak_rss_mb=train_peak,
         train_loss=losses,
-        ranked=common.top_k(scores, data.fold_in),
+        ranked=contest.top_k(scores, data.fold_in),
         topk_seconds=topk_seconds,
         notes={"noise": "std 0.01 at training, as shipped"},
     )

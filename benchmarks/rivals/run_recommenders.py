@@ -25,13 +25,13 @@ import tensorflow as tf
 from recommenders.models.vae import multinomial_vae
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import common
+import contest
 
 
 class Clock(tf.keras.callbacks.Callback):
     """Takes the place of the library's `Metrics`: times epochs, saves the last weights."""
 
-    clock: common.EpochClock  # set on the class, because the library makes the instance
+    clock: contest.EpochClock  # set on the class, because the library makes the instance
 
     def __init__(self, model: tf.keras.Model, save_path: str, **_: object) -> None:
         super().__init__()
@@ -62,51 +62,51 @@ class Clock(tf.keras.callbacks.Callback):
 def as_lists(top_scores: np.ndarray) -> np.ndarray:
     """Turn the library's matrix, zero but for the recommended items, into lists padded with -1."""
     masked = np.where(top_scores == 0, -np.inf, top_scores)
-    order = np.argsort(-masked, axis=1, kind="stable")[:, : common.K]
+    order = np.argsort(-masked, axis=1, kind="stable")[:, : contest.K]
     kept = np.isfinite(np.take_along_axis(masked, order, axis=1))
     return np.where(kept, order, -1)
 
 
 def main() -> None:
     """Train, evaluate, write the result."""
-    options = common.parse_options(__doc__)
+    options = contest.parse_options(__doc__)
     tf.compat.v1.disable_eager_execution()
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
     tf.random.set_seed(options.seed)
     start = time.perf_counter()
-    data = common.load(options)
-    steps = data.train.shape[0] // common.BATCH  # the library drops a short last batch
+    data = contest.load(options)
+    steps = data.train.shape[0] // contest.BATCH  # the library drops a short last batch
     steps = min(options.max_steps or steps, steps)
-    users, fold_in = steps * common.BATCH, data.fold_in.toarray()
-    Clock.clock = clock = common.EpochClock.of(options, data)
+    users, fold_in = steps * contest.BATCH, data.fold_in.toarray()
+    Clock.clock = clock = contest.EpochClock.of(options, data)
     multinomial_vae.Metrics = Clock
     with tempfile.TemporaryDirectory() as folder:
         model = multinomial_vae.Mult_VAE(
             n_users=users,
             original_dim=data.train.shape[1],
-            intermediate_dim=common.HIDDEN,
-            latent_dim=common.LATENT,
+            intermediate_dim=contest.HIDDEN,
+            latent_dim=contest.LATENT,
             n_epochs=options.epochs,
-            batch_size=common.BATCH,
-            k=common.K,
+            batch_size=contest.BATCH,
+            k=contest.K,
             verbose=0,
-            drop_encoder=common.DROPOUT,
+            drop_encoder=contest.DROPOUT,
             drop_decoder=0.0,
             annealing=True,
-            anneal_cap=common.ANNEAL_CAP,  # its ramp: the cap after 80 % of the epochs
+            anneal_cap=contest.ANNEAL_CAP,  # its ramp: the cap after 80 % of the epochs
             seed=options.seed,
             save_path=str(Path(folder) / "weights.h5"),
         )
         dense = data.train[:users].toarray() if options.max_steps else data.train.toarray()
         setup_seconds = time.perf_counter() - start
         model.fit(dense, fold_in[:100], fold_in[:100], fold_in[:100], mapper=None)
-        train_peak = common.peak_rss_mb()
+        train_peak = contest.peak_rss_mb()
         histories = data.train[data.topk_users].toarray()
-        topk_seconds = common.median_seconds(lambda: model.recommend_k_items(histories, common.K))
-        shipped = as_lists(model.recommend_k_items(fold_in, common.K))
-    masked = common.top_k(model.model.predict(fold_in), data.fold_in)
-    common.write_result(
+        topk_seconds = contest.median_seconds(lambda: model.recommend_k_items(histories, contest.K))
+        shipped = as_lists(model.recommend_k_items(fold_in, contest.K))
+    masked = contest.top_k(model.model.predict(fold_in), data.fold_in)
+    contest.write_result(
         options,
         data,
         library="recommenders Mult_VAE",
@@ -120,7 +120,7 @@ def main() -> None:
         ranked=masked,
         topk_seconds=topk_seconds,
         notes={
-            "ndcg100_of_recommend_k_items": common.ndcg_at_k(shipped, data.held_out),
+            "ndcg100_of_recommend_k_items": contest.ndcg_at_k(shipped, data.held_out),
             "mean_list_length_of_recommend_k_items": float((shipped >= 0).sum(axis=1).mean()),
             "prediction": "samples z, as shipped",
         },

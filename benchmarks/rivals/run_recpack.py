@@ -24,13 +24,13 @@ from recpack.util import get_top_K_ranks
 from scipy import sparse
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import common
+import contest
 
 
 class TimedMultVAE(MultVAE):
     """RecPack's class with a clock around its training epoch."""
 
-    clock: common.EpochClock
+    clock: contest.EpochClock
     train_loss: list[float]
 
     def _train_epoch(self, train_data: sparse.csr_matrix) -> list[float]:
@@ -50,55 +50,55 @@ def place(matrix: sparse.csr_matrix, rows: np.ndarray, users: int) -> sparse.csr
 def recommend(model: MultVAE, histories: sparse.csr_matrix) -> sparse.csr_matrix:
     """Ranks 1..100 of unseen items, in the steps of RecPack's pipeline: predict, remove, rank."""
     # Only with this limit on does prediction fit in memory; the seen items may fill it up.
-    model.predict_topK = common.K + int(np.diff(histories.indptr).max())
+    model.predict_topK = contest.K + int(np.diff(histories.indptr).max())
     prediction = model.predict(histories)
     prediction = prediction - prediction.multiply(histories)
     prediction.eliminate_zeros()
-    return get_top_K_ranks(prediction.tocsr(), common.K)
+    return get_top_K_ranks(prediction.tocsr(), contest.K)
 
 
 def ranked_lists(ranks: sparse.csr_matrix) -> np.ndarray:
     """Turn a matrix of ranks into rows of items, best first, -1 where a list is short."""
     coo = ranks.tocoo()
-    lists = np.full((ranks.shape[0], common.K), -1)
+    lists = np.full((ranks.shape[0], contest.K), -1)
     lists[coo.row, coo.data.astype(int) - 1] = coo.col
     return lists
 
 
 def main() -> None:
     """Train, evaluate, write the result."""
-    options = common.parse_options(__doc__)
+    options = contest.parse_options(__doc__)
     logging.getLogger("recpack").setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
     start = time.perf_counter()
-    data = common.load(options)
+    data = contest.load(options)
     users = data.train.shape[0]
     total = users + data.fold_in.shape[0]
-    kept = min(users, common.steps_to_run(options, data) * common.BATCH)
+    kept = min(users, contest.steps_to_run(options, data) * contest.BATCH)
     train = place(data.train[:kept], np.arange(kept), total)
     one = [place(part[:1], np.array([users]), total) for part in (data.fold_in, data.held_out)]
     model = TimedMultVAE(
-        batch_size=common.BATCH,
+        batch_size=contest.BATCH,
         max_epochs=options.epochs,
-        learning_rate=common.LEARNING_RATE,
+        learning_rate=contest.LEARNING_RATE,
         seed=options.seed,
-        dim_bottleneck_layer=common.LATENT,
-        dim_hidden_layer=common.HIDDEN,
-        max_beta=common.ANNEAL_CAP,
+        dim_bottleneck_layer=contest.LATENT,
+        dim_hidden_layer=contest.HIDDEN,
+        max_beta=contest.ANNEAL_CAP,
         # Its ramp is step / anneal_steps with no cap before the end, then the cap.
-        anneal_steps=common.anneal_steps(options, data),
-        dropout=common.DROPOUT,
+        anneal_steps=contest.anneal_steps(options, data),
+        dropout=contest.DROPOUT,
         keep_last=True,  # with torch >= 2.6 it cannot load its best model
-        predict_topK=common.K,
+        predict_topK=contest.K,
     )
-    model.clock = clock = common.EpochClock.of(options, data)
+    model.clock = clock = contest.EpochClock.of(options, data)
     model.train_loss = []
     setup_seconds = time.perf_counter() - start
     model.fit(train, tuple(one))
-    train_peak = common.peak_rss_mb()
+    train_peak = contest.peak_rss_mb()
     validation = place(data.fold_in, np.arange(users, total), total)
     histories = place(data.train[data.topk_users], data.topk_users, total)
-    common.write_result(
+    contest.write_result(
         options,
         data,
         library="RecPack MultVAE",
@@ -109,7 +109,7 @@ def main() -> None:
         train_peak_rss_mb=train_peak,
         train_loss=model.train_loss,
         ranked=ranked_lists(recommend(model, validation))[users:],
-        topk_seconds=common.median_seconds(lambda: recommend(model, histories)),
+        topk_seconds=contest.median_seconds(lambda: recommend(model, histories)),
     )
 
 
