@@ -2,11 +2,13 @@
 
 An epoch's time holds everything `train` does in it: order, batches, masks, forward, backward, step,
 reading the loss. The machine's own bf16 and fp32 matrix rates are measured in the same process,
-right after training, with the shapes of the three large products.
+right after training, with the shapes of the three large products. The environment variables
+PRECISION (fp32, bf16) and LAMBDA_A (weight of PIA) force what is otherwise `auto` and 0.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from importlib.metadata import version
@@ -102,10 +104,12 @@ def main() -> None:
         objective=ObjectiveConfig(
             keep_probability=1 - contest.DROPOUT,
             beta=Schedule(kind="linear", end=contest.ANNEAL_CAP, epochs=ramp_epochs),
+            alignment=Schedule(end=float(os.environ.get("LAMBDA_A", "0"))),
         ),
         training=TrainingConfig(epochs=options.epochs, batch_size=contest.BATCH, seed=options.seed),
     )
-    context = RunContext(device="cpu")
+    precision = os.environ.get("PRECISION", "auto")
+    context = RunContext.read({"device": "cpu", "precision": precision})
     clock = contest.EpochClock()
     setup_seconds = time.perf_counter() - start
     timer = EpochTimer(clock)
