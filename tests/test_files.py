@@ -11,6 +11,8 @@ import pytest
 from coterie.errors import StorageError
 from coterie.files import atomic_file, atomic_folder, sha256
 
+MANIFEST = '{"format": "coterie-interactions"}'
+
 
 def left_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
@@ -56,7 +58,7 @@ def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
 def test_a_folder_that_exists_is_refused_or_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "set"
     path.mkdir()
-    (path / "old").touch()
+    (path / "manifest.json").write_text(MANIFEST)
     with (
         pytest.raises(StorageError, match=r"exists already.*--overwrite"),
         atomic_folder(path),
@@ -77,32 +79,105 @@ def write_half_a_folder(path: Path) -> None:
 def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
     path = tmp_path / "set"
     path.mkdir()
-    (path / "old").touch()
+    (path / "manifest.json").write_text(MANIFEST)
     with pytest.raises(RuntimeError, match="stop"):
         write_half_a_folder(path)
-    assert left_in(path) == ["old"]
+    assert left_in(path) == ["manifest.json"]
     assert left_in(tmp_path) == ["set"]
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(OSError(5, "Input/output error"), StorageError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
 def test_a_failed_swap_puts_the_old_folder_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    expected: type[BaseException],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "set"
     path.mkdir()
-    (path / "old").touch()
+    (path / "manifest.json").write_text(MANIFEST)
     real, calls = os.replace, []
 
     def second_fails(source: Path, target: Path) -> None:
         calls.append(target)
         if len(calls) == 2:
-            raise OSError(5, "Input/output error")
+            raise error
         real(source, target)
 
     monkeypatch.setattr(os, "replace", second_fails)
-    with pytest.raises(StorageError, match="Input/output"), atomic_folder(path, overwrite=True):
+    with pytest.raises(expected), atomic_folder(path, overwrite=True):
         pass
-    assert left_in(path) == ["old"]
+    assert left_in(path) == ["manifest.json"]
     assert left_in(tmp_path) == ["set"]
+
+
+def refused(path: Path | str, message: str) -> None:
+    with pytest.raises(StorageError, match=message), atomic_folder(path, overwrite=True):
+        pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("manifest", [None, "{}", "[]", "no JSON", '{"name": "a web application"}'])
+def test_what_others_wrote_is_never_replaced(manifest: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "thesis"
+    path.mkdir()
+    (path / "thesis.tex").write_text("years of work")
+    if manifest is not None:
+        (path / "manifest.json").write_text(manifest)
+    before = left_in(path)
+    refused(path, "holds files that coterie did not write")
+    refused(path / "thesis.tex", "is a file")
+    assert left_in(path) == before
+    assert left_in(tmp_path) == ["thesis"]
+
+
+def test_an_empty_folder_may_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    path.mkdir()
+    with atomic_folder(path, overwrite=True) as aside:
+        (aside / "new").touch()
+    assert left_in(path) == ["new"]
+
+
+def fill_after(path: Path, name: str) -> None:
+    with atomic_folder(path):
+        path.mkdir()
+        (path / name).touch()
+
+
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="exists already"):
+        fill_after(tmp_path / "set", "foreign")
+    assert left_in(tmp_path / "set") == ["foreign"]
+    assert left_in(tmp_path) == ["set"]
+
+
+def test_links_are_followed_and_stay(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    (real / "manifest.json").write_text(MANIFEST)
+    link.symlink_to("real")
+    with atomic_folder(link, overwrite=True) as aside:
+        (aside / "new").touch()
+    assert link.is_symlink()
+    assert left_in(real) == ["new"]
+    assert left_in(tmp_path) == ["link", "real"]
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "file").touch()
+    link.unlink()
+    link.symlink_to("foreign")
+    refused(link, "coterie did not write")
+    assert left_in(tmp_path / "foreign") == ["file"]
+
+
+def test_the_working_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for path in (".", "", "..", Path.cwd(), "/"):
+        refused(path, "is the folder that the program runs in, or one above")
+    assert left_in(tmp_path) == ["empty"]
 
 
 @pytest.mark.parametrize("number", [28, 122, 27])  # no space, over quota, file too large

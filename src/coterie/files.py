@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from coterie.errors import CoterieError, StorageError
+
+MANIFEST = "manifest.json"
+"""In every folder that coterie writes; see :mod:`coterie.manifest`."""
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -43,21 +47,22 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success it becomes ``path``.
 
+    Only a folder that coterie wrote, or an empty one, is ever replaced. Symbolic links are followed
+    first: what they point to is replaced, and they stay.
+
     Raises
     ------
     StorageError
-        ``path`` exists and ``overwrite`` is false, or the disk is full; nothing is left behind.
+        ``path`` exists and ``overwrite`` is false, it is not coterie's to replace, or the disk is
+        full; nothing is left behind.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise StorageError(
-            f"{path} exists already; choose another path, or allow overwriting it (--overwrite)."
-        )
+    target = _resolved(Path(path))
+    _refuse_to_replace(target, overwrite=overwrite)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     except OSError as error:
-        _raise_storage_error(path, error)
+        _raise_storage_error(target, error)
         raise
     try:
         yield aside
@@ -65,22 +70,66 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
             if file.is_file():
                 _flush(file)
         aside.chmod(0o755)
-        if path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.replace(path, old)
-            try:
-                os.replace(aside, path)
-            except OSError:
-                os.replace(old, path)
-                raise
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-        else:
-            os.replace(aside, path)
+        _refuse_to_replace(target, overwrite=overwrite)  # it may have appeared in the meantime
+        _swap(aside, target)
     except Exception as error:
-        _raise_storage_error(path, error)
+        _raise_storage_error(target, error)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise StorageError(f"{path} could not be written: {error}.") from error
+    if Path.cwd().is_relative_to(target):
+        raise StorageError(
+            f"{path} is the folder that the program runs in, or one above it; it cannot be "
+            "replaced. Name a folder inside it."
+        )
+    return target
+
+
+def _refuse_to_replace(path: Path, *, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    if not overwrite:
+        raise StorageError(
+            f"{path} exists already; choose another path, or allow overwriting it (--overwrite)."
+        )
+    if not path.is_dir():
+        raise StorageError(f"{path} is a file; only a folder can be replaced. Choose another path.")
+    if any(path.iterdir()) and not _is_coteries(path):
+        raise StorageError(
+            f"{path} holds files that coterie did not write (it has no {MANIFEST} of coterie's); "
+            "overwriting replaces only a data set, a split or a model. Choose another path."
+        )
+
+
+def _is_coteries(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and str(manifest.get("format")).startswith("coterie-")
+
+
+def _swap(aside: Path, path: Path) -> None:
+    """Rename ``aside`` to ``path``; what was there before is put back if that is interrupted."""
+    if not path.exists():
+        os.replace(aside, path)
+        return
+    old = aside.with_suffix(".old")
+    try:
+        os.replace(path, old)
+        os.replace(aside, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

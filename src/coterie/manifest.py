@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from coterie.errors import ArtifactError
-from coterie.files import sha256
+from coterie.files import MANIFEST, sha256
 
-MANIFEST = "manifest.json"
+__all__ = ["MANIFEST", "read_manifest", "write_manifest"]
 
 
 def write_manifest(folder: Path, format_: str, version: int, facts: dict[str, Any]) -> None:
