@@ -34,3 +34,13 @@ def test_json_and_again(coterie, tmp_path):
     assert again.code == 2
     assert "exists already" in again.message()
     assert coterie(*run, "--overwrite").json() == first
+
+
+@pytest.mark.parametrize("name", ["data", "split", "clean/model"])
+def test_overwrite_spares_what_is_not_ours(name, coterie, tmp_path):
+    (tmp_path / "d" / name).mkdir(parents=True)
+    (tmp_path / "d" / name / "thesis.txt").write_text("mine")
+    ended = coterie("demo", "--out", tmp_path / "d", "--overwrite")
+    assert ended.code == 2
+    assert str(tmp_path / "d" / name) in ended.message()
+    assert (tmp_path / "d" / name / "thesis.txt").read_text() == "mine"

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from command_line import HERE, SMALL
 from safetensors.numpy import load_file
 
+from coterie.cli.progress import Display
+from coterie.data.parts import Split
 from coterie.recommender import Recommender
 
 PATIENCE_S = 300  # for a busy machine
@@ -72,6 +75,65 @@ def test_existing_run_is_kept_resumed_or_dropped(coterie, workspace, tmp_path):
     assert "--resume" in ended.message()
     assert coterie(*run, "--overwrite", "--json").json()["epochs"] == 1
     assert coterie("train", "--resume", "--out", tmp_path / "run", "--json").json()["epochs"] == 1
+
+
+def contents(folder):
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder): file.read_bytes() for file in files}
+
+
+def test_a_mistake_does_not_cost_the_old_run(coterie, workspace, tmp_path):
+    """Not even where it is found only in the data: here, a split without a training pair."""
+    shutil.copytree(workspace.run, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    split = Split.open(workspace.split)
+    nothing = split.train.select(np.zeros(split.train.nnz, dtype=bool))
+    replace(split, train=nothing).save(tmp_path / "empty")
+    for source, flags in (
+        (workspace.split, ("--device", "mps")),
+        (workspace.split, ("--metric", "ndcg@x")),
+        (workspace.data, ()),
+        (tmp_path / "empty", ()),
+    ):
+        ended = coterie("train", source, "--out", tmp_path / "run", "--overwrite", *flags)
+        assert ended.code == 2, ended
+        assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("name", ["model", "tensorboard"])
+def test_overwrite_spares_what_is_not_ours(name, coterie, workspace, tmp_path):
+    shutil.copytree(workspace.run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / name, ignore_errors=True)
+    (tmp_path / "run" / name).mkdir()
+    (tmp_path / "run" / name / "manifest.json").write_text('{"name": "my web page"}')
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    run = ("train", workspace.split, "--out", tmp_path / "run", "--epochs", 1, *SMALL, *HERE)
+    before = contents(tmp_path / "run")
+    ended = coterie(*run, "--overwrite")
+    assert ended.code == 2
+    assert str(tmp_path / "run" / name) in ended.message()
+    assert contents(tmp_path / "run") == before
+    shutil.rmtree(tmp_path / "run" / name)
+    assert coterie(*run, "--overwrite").code == 0
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_an_extension_is_kept_before_it_is_trained(coterie, workspace, tmp_path, monkeypatch):
+    """What a killed extension leaves behind says how far it was to go."""
+    shutil.copytree(workspace.run, tmp_path / "run")
+    settings = tmp_path / "run" / "settings.json"
+
+    def epochs():
+        return json.loads(settings.read_text())["experiment"]["training"]["epochs"]
+
+    seen = []
+    monkeypatch.setattr(Display, "step", lambda *_: seen.append(epochs()))
+    resume = ("train", "--resume", "--out", tmp_path / "run")
+    before = contents(tmp_path / "run")
+    assert coterie(*resume, "--epochs", 3, "--latent-dim", 9).code == 2
+    assert contents(tmp_path / "run") == before
+    assert coterie(*resume, "--epochs", 3).code == 0
+    assert set(seen) == {3}
 
 
 def test_checkpoint_of_another_config(coterie, workspace, tmp_path):

@@ -14,9 +14,16 @@ from rich.table import Table
 from coterie.cli.app import new_app
 from coterie.cli.options import Json, Overwrite, Seed
 from coterie.cli.output import Output, frame_table
-from coterie.cli.paths import MODEL, refuse_existing, remove
+from coterie.cli.paths import (
+    DATA_FORMAT,
+    MODEL,
+    SPLIT_FORMAT,
+    refuse_existing,
+    refuse_foreign,
+    remove,
+)
 from coterie.cli.progress import Display
-from coterie.cli.train import keep_settings
+from coterie.cli.train import keep_settings, refuse_foreign_run, remove_run
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.data.splits import strong_generalization
@@ -145,14 +152,21 @@ def _train(split: Split, experiment: Experiment, out: Path, name: str) -> Recomm
 
 
 def _make_room(out: Path, *, overwrite: bool) -> None:
-    parts = [out / name for name in ("data", "split", *experiments(0))]
+    parts = {"data": DATA_FORMAT, "split": SPLIT_FORMAT}
+    runs = [out / name for name in experiments(0)]
     if out.exists() and not out.is_dir():
         raise StorageError(f"{out} is a file; the demo needs a folder. Choose another path.")
     if overwrite:
-        remove(parts)
+        for name, format_ in parts.items():
+            refuse_foreign(out / name, format_)
+        for run in runs:
+            refuse_foreign_run(run)
+        for run in runs:
+            remove_run(run)
+        remove([out / name for name in parts])
     else:
-        for part in parts:
-            refuse_existing(part, overwrite=False)
+        for path in (*(out / name for name in parts), *runs):
+            refuse_existing(path, overwrite=False)
 
 
 def _evaluate(scorer: Any, split: Split) -> Evaluation:

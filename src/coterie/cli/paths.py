@@ -34,11 +34,30 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         raise StorageError(
             f"{path} exists already; choose another path, or allow overwriting it (--overwrite)."
         )
-    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+    if path.is_dir() and any(path.iterdir()) and format_of(path) not in COMMANDS:
         raise StorageError(
             f"{path} holds files that coterie did not write; --overwrite replaces only a data "
             "set, a split or a model. Choose another path."
         )
+
+
+def refuse_foreign(path: Path, format_: str) -> None:
+    """Before deleting a folder: raise unless it is absent, empty, or of this format.
+
+    Raises
+    ------
+    StorageError
+        ``path`` is a link, a file, or a folder whose manifest does not name the format.
+    """
+    if not path.is_symlink():
+        if not path.exists() or format_of(path) == format_:
+            return
+        if path.is_dir() and not any(path.iterdir()):
+            return
+    raise StorageError(
+        f"{path} is not {KINDS[format_]} that coterie wrote; --overwrite does not delete it. "
+        "Move it away, or choose another folder."
+    )
 
 
 def remove(paths: list[Path]) -> None:

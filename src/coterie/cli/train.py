@@ -1,6 +1,7 @@
 """``coterie train``: a split to a trained model; stopped at any time, continued exactly."""
 
 import json as json_module
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,14 +12,21 @@ from rich.console import Console
 from coterie.cli.app import new_app
 from coterie.cli.options import ConfigFile, Json, Section, Settings, accepts
 from coterie.cli.output import Output, facts_table
-from coterie.cli.paths import MODEL, SPLIT_FORMAT, remove, require_format
+from coterie.cli.paths import (
+    MODEL,
+    MODEL_FORMAT,
+    SPLIT_FORMAT,
+    refuse_foreign,
+    remove,
+    require_format,
+)
 from coterie.cli.progress import Display
-from coterie.data.parts import Split
+from coterie.data.parts import HeldOut, Split
 from coterie.errors import ArtifactError, ConfigError, CoterieError, StorageError
 from coterie.files import atomic_file
 from coterie.training.config import Experiment, RunContext
 from coterie.training.logging import Observers, TensorBoardObserver
-from coterie.training.loop import Observer, TrainingResult
+from coterie.training.loop import Observer, TrainingResult, check_data
 from coterie.training.loop import train as run_training
 from coterie.training.run_folder import BEST, LAST, METRICS
 
@@ -49,8 +57,9 @@ run.toml:
   precision = "fp32"
 """
 
+RUN_FILES = (LAST, BEST, METRICS)
 SETTINGS = "settings.json"
-TENSORBOARD = "tensorboard"
+TENSORBOARD, EVENTS = "tensorboard", "tfevents"
 EXPERIMENT = Section(
     Experiment,
     "Experiment",
@@ -100,16 +109,23 @@ def train(
         raise ConfigError("Which split to train on? coterie train SPLIT --out RUN")
     require_format(source, SPLIT_FORMAT)
     data = Split.open(source)
-    _make_room(out, resume=resume, overwrite=overwrite)
-    context.torch_device()  # an error here leaves nothing behind
-    if not before:
+    writer = TensorBoardObserver(out / TENSORBOARD) if tensorboard else None  # writes later
+    _refuse_what_is_there(out, resume=resume, overwrite=overwrite)
+    context.torch_device()
+    check_data(data.train, _validation(data))
+    if overwrite:  # the last thing before training: no mistake costs the old run
+        remove_run(out)
+
+    def accepted() -> None:
         keep_settings(out, source, experiment, context)
+
     try:
-        result = _train(data, experiment, context, out, resume=resume, tensorboard=tensorboard)
+        result = _train(
+            data, experiment, context, out, resume=resume, writer=writer, on_start=accepted
+        )
     except CoterieError:
         _leave_nothing_useless(out)
         raise
-    keep_settings(out, source, experiment, context)  # a resumed run may have been extended
     if result.interrupted:
         output.note(
             f"stopped; checkpoint in {out / LAST}; continue with --resume: "
@@ -133,22 +149,28 @@ def _train(
     out: Path,
     *,
     resume: bool,
-    tensorboard: bool,
+    writer: TensorBoardObserver | None,
+    on_start: Callable[[], None],
 ) -> TrainingResult:
     with ExitStack() as stack:
         display = Display(Console(stderr=True, highlight=False))
         observers: list[Observer] = [stack.enter_context(display.running())]
-        if tensorboard:
-            observers.append(stack.enter_context(TensorBoardObserver(out / TENSORBOARD)))
+        if writer is not None:
+            observers.append(stack.enter_context(writer))
         return run_training(
             data.train,
-            data.validation if data.validation.held_out.nnz else None,
+            _validation(data),
             experiment,
             context=context,
             folder=out,
             resume=resume,
             observer=Observers(*observers),
+            on_start=on_start,
         )
+
+
+def _validation(data: Split) -> HeldOut | None:
+    return data.validation if data.validation.held_out.nnz else None
 
 
 def result_facts(result: TrainingResult, experiment: Experiment) -> dict[str, Any]:
@@ -191,17 +213,34 @@ def _leave_nothing_useless(out: Path) -> None:
             out.rmdir()
 
 
-def _make_room(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Drop the old run if asked to; otherwise raise where there is one."""
-    written = [out / name for name in (LAST, BEST, METRICS, MODEL, TENSORBOARD, SETTINGS)]
+def _refuse_what_is_there(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise where there is a run, unless it is to be continued or may be deleted."""
     if overwrite and resume:
         raise ConfigError("--resume continues a run, --overwrite drops it; choose one.")
     if out.exists() and not out.is_dir():
         raise StorageError(f"{out} is a file; a run needs a folder. Choose another path.")
     if overwrite:
-        remove(written)
-    elif not resume and any(path.exists() for path in written[:-1]):
+        refuse_foreign_run(out)
+    elif not resume and any((out / name).exists() for name in (*RUN_FILES, MODEL, TENSORBOARD)):
         raise StorageError(
             f"{out} holds a run already; continue it (--resume), begin again (--overwrite), or "
             "choose another folder."
         )
+
+
+def refuse_foreign_run(out: Path) -> None:
+    """Before deleting a run: raise where one of its folders holds what coterie did not write."""
+    refuse_foreign(out / MODEL, MODEL_FORMAT)
+    events = out / TENSORBOARD
+    if events.is_symlink() or (
+        events.is_dir() and not all(EVENTS in file.name for file in events.iterdir())
+    ):
+        raise StorageError(
+            f"{events} holds files that coterie did not write; --overwrite does not delete it. "
+            "Move it away, or choose another folder."
+        )
+
+
+def remove_run(out: Path) -> None:
+    """Delete what training wrote into ``out``, after :func:`refuse_foreign_run`; nothing else."""
+    remove([out / name for name in (*RUN_FILES, MODEL, TENSORBOARD, SETTINGS)])

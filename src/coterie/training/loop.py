@@ -71,6 +71,7 @@ def train(
     folder: Path | str | None = None,
     resume: bool = False,
     observer: Observer | None = None,
+    on_start: Callable[[], None] | None = None,
 ) -> TrainingResult:
     """Train a VAE recommender; keep the epoch that is best on the validation users.
 
@@ -90,6 +91,9 @@ def train(
         Continue from ``folder``'s last checkpoint if there is one.
     observer
         Told about steps and epochs.
+    on_start
+        Called once before the first step, when nothing is left that could be refused: settings and
+        data fit, and so does the checkpoint of a resumed run.
 
     Raises
     ------
@@ -104,13 +108,15 @@ def train(
     experiment, context = experiment or Experiment(), context or RunContext()
     settings = experiment.training
     state = TrainingState.create(experiment, train_data.n_items, context)
-    _check_data(train_data, validation)
+    check_data(train_data, validation)
     batches = UserBatches(train_data, settings.batch_size, settings.seed)
     run_folder = RunFolder(folder, fingerprint(experiment, train_data, validation))
     if resume:
         run_folder.resume(state)
     else:
         run_folder.start()
+    if on_start is not None:
+        on_start()
     run_folder.checkpoint_every(context.checkpoint_minutes)
     with interruptible() as stop_requested:
         while not _finished(state.progress, experiment):
@@ -122,8 +128,8 @@ def train(
     return _result(state, train_data, experiment, interrupted=interrupted)
 
 
-def _check_data(train_data: Interactions, validation: HeldOut | None) -> None:
-    """Find out before the first epoch what would fail after it."""
+def check_data(train_data: Interactions, validation: HeldOut | None) -> None:
+    """Find out before the first epoch what would fail after it; errors as in :func:`train`."""
     if train_data.nnz == 0:
         raise DataError("No training user has an interaction; training needs at least one.")
     if validation is None:
