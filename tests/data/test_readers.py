@@ -216,6 +216,33 @@ def test_wrong_files_are_errors_that_say_where(name: str, tmp_path: Path) -> Non
         read_interactions(write(tmp_path, "log.txt", content))
 
 
+@pytest.mark.parametrize("blank", ["", "   ", "\t"])
+@pytest.mark.parametrize(
+    ("column", "good", "bad"),
+    [
+        ("rating", "4", "good"),
+        ("rating", "4", ""),
+        ("timestamp", "7", "soon"),
+        ("timestamp", "7", "-1"),
+    ],
+)
+def test_blank_lines_count_as_rows_in_messages(
+    column: str, good: str, bad: str, blank: str, tmp_path: Path
+) -> None:
+    lines = [f"user_id,item_id,{column}", f"1,2,{good}", blank, f"1,3,{good}", blank, f"5,6,{bad}"]
+    path = write(tmp_path, "log.csv", "\n".join(lines) + "\n")
+    shown = repr(bad or None)
+    with pytest.raises(DataError, match=f"row 5: .*column '{column}', got {shown}"):
+        read_interactions(path)
+    lines[-1] = f"5,6,{good}"
+    data = read_interactions(write(tmp_path, "log.csv", "\n".join(lines) + "\n"))
+    assert data.nnz == 3
+    assert data.user_ids.ids.to_list() == [1, 5]
+    lines[-1] = ",6," + good
+    with pytest.raises(DataError, match="row 5: column 'user_id' has no user_id"):
+        read_interactions(write(tmp_path, "log.csv", "\n".join(lines) + "\n"))
+
+
 def test_a_wrong_column_name_lists_what_is_there(tmp_path: Path) -> None:
     path = write(tmp_path, "log.csv", TEXT)
     with pytest.raises(DataError, match=r"no column 'buyer'.*'user_id', 'item_id', 'rating'"):

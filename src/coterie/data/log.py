@@ -43,7 +43,7 @@ class Table:
     label
         What to call it in messages: the path, or the kind of frame.
     skip_blank
-        Whether rows without any value are blank lines, to be passed over.
+        Whether rows without any value, or of spaces only, are blank lines, to be passed over.
     """
 
     frame: pl.LazyFrame
@@ -67,12 +67,13 @@ def read_log(table: Table, options: PrepareOptions) -> Log:
         if frame is None:
             frame = columns.collect(frozenset())
         assert frame is not None
-        frame = _without_blank_rows(frame, table)
-        log = Log(_ids(frame, USER, table, options), _ids(frame, ITEM, table, options))
+        frame, place = _without_blank_rows(frame, table)
+        users = _ids(frame, USER, table, options, place)
+        log = Log(users, _ids(frame, ITEM, table, options, place))
         if RATING in frame.columns:
-            log.ratings = _ratings(frame, table)
+            log.ratings = _ratings(frame, table, place)
         if TIMESTAMP in frame.columns:
-            log.timestamps = _timestamps(frame, table)
+            log.timestamps = _timestamps(frame, table, place)
     return log
 
 
@@ -175,30 +176,55 @@ def _parsed_time(text: pl.Expr) -> pl.Expr:
     return pl.coalesce(*moments, day).dt.epoch("s")
 
 
-def _without_blank_rows(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
-    """Drop the rows that are blank lines; report the first other row that lacks an id."""
+def _without_blank_rows(
+    frame: pl.DataFrame, table: Table
+) -> tuple[pl.DataFrame, np.ndarray | None]:
+    """Drop the rows that are blank lines; report the first other row that lacks an id.
+
+    Returns
+    -------
+    tuple
+        The rows that remain and, where some were dropped, the place of each in ``table.frame``,
+        int64 ``[n]``.
+    """
     nulls = {role: frame[role].null_count() for role in (USER, ITEM)}
     if not any(nulls.values()):
-        return frame
-    blank = pl.lit(table.skip_blank) & pl.all_horizontal(pl.all().is_null())
+        return frame, None
+    blank = np.zeros(len(frame), dtype=bool)
+    if table.skip_blank:
+        blank = frame.select(x=pl.all_horizontal(map(_is_blank, frame)))["x"].to_numpy()
     for role, column in ((role, table.roles[role]) for role in (USER, ITEM)):
-        row = _first_row(frame.select((pl.col(role).is_null() & ~blank).alias("x"))["x"])
+        row = _first_row(frame[role].is_null() & ~pl.Series(blank))
         if row is not None:
             raise DataError(
                 f"{table.label}, row {row + 1}: column {column!r} has no {role}; "
                 "every row needs one."
             )
-    return frame.filter(~blank)
+    return frame.filter(pl.Series(~blank)), np.flatnonzero(~blank)
 
 
-def _ids(frame: pl.DataFrame, role: str, table: Table, options: PrepareOptions) -> Codes:
+def _is_blank(column: pl.Series) -> pl.Series:
+    """Where there is nothing, or nothing but spaces."""
+    absent = column.is_null()
+    if isinstance(column.dtype, pl.Categorical):
+        return absent | (column.cast(pl.String).str.strip_chars() == "").fill_null(True)
+    return absent
+
+
+def _ids(
+    frame: pl.DataFrame,
+    role: str,
+    table: Table,
+    options: PrepareOptions,
+    place: np.ndarray | None,
+) -> Codes:
     column = frame.drop_in_place(role).rename(table.roles[role])
     try:
         codes = encode(column, id_type=options.id_type)
     except DataError as error:
         raise DataError(f"{table.label}: {error}") from error
     if codes.ids.dtype == pl.String and len(codes.ids) and codes.ids[0] == "":
-        row = int((codes.codes == 0).argmax())
+        row = _physical(int((codes.codes == 0).argmax()), place)
         raise DataError(
             f"{table.label}, row {row + 1}: column {column.name!r} has an empty {role}; "
             "every row needs one."
@@ -206,22 +232,27 @@ def _ids(frame: pl.DataFrame, role: str, table: Table, options: PrepareOptions) 
     return codes
 
 
-def _ratings(frame: pl.DataFrame, table: Table) -> np.ndarray:
+def _ratings(frame: pl.DataFrame, table: Table, place: np.ndarray | None) -> np.ndarray:
     column = frame.drop_in_place(RATING)
     row = _first_row(column.is_null() | ~column.is_finite())
     if row is not None:
-        raise _wrong(table, RATING, row, "expected a finite number as rating")
+        expected = "expected a finite number as rating"
+        raise _wrong(table, RATING, _physical(row, place), expected)
     return column.to_numpy()
 
 
-def _timestamps(frame: pl.DataFrame, table: Table) -> np.ndarray:
+def _timestamps(frame: pl.DataFrame, table: Table, place: np.ndarray | None) -> np.ndarray:
     column = frame.drop_in_place(TIMESTAMP)
     row = _first_row(column.is_null() | (column < 0))
     if row is not None:
-        raise _wrong(
-            table, TIMESTAMP, row, "expected a time: seconds since 1970, not negative, or a date"
-        )
+        expected = "expected a time: seconds since 1970, not negative, or a date"
+        raise _wrong(table, TIMESTAMP, _physical(row, place), expected)
     return column.to_numpy()
+
+
+def _physical(row: int, place: np.ndarray | None) -> int:
+    """The row of the table that a row of the frame was before blank lines were dropped."""
+    return row if place is None else int(place[row])
 
 
 def _first_row(wrong: pl.Series) -> int | None:
