@@ -218,7 +218,7 @@ def test_fewer_items_than_k_are_filled_up_with_nothing(recommender):
 
 def test_k_above_the_catalogue(recommender):
     found = recommender.recommend(["item-0"], k=100)
-    assert found.item_index.shape == (1, 100)
+    assert found.item_index.shape == (1, N_ITEMS)
     assert sorted(found.to_lists()[0]) == sorted(set(NAMES) - {"item-0"})
 
 

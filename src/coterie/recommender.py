@@ -140,11 +140,12 @@ class Recommender:
         Parameters
         ----------
         histories
-            One user's item ids; or one such list per user; or a mapping from user id to item
-            ids; or :class:`Interactions` over any items. A user without an item that the model
-            knows gets the most popular items and is flagged.
+            One user's item ids (``[]``: one user without a history); or one such list per
+            user; or a mapping from user id to item ids (``{}``: no users); or
+            :class:`Interactions` over any items. A user without an item that the model knows
+            gets the most popular items and is flagged.
         k
-            How many items; lists are shorter where fewer are eligible.
+            How many items, at most all; lists are shorter where fewer are eligible.
         exclude_seen
             Whether to leave out the items of the user's own history.
         allow, deny
@@ -253,7 +254,7 @@ class Recommender:
         item_ids
             External ids, in a list.
         k
-            How many similar items per item.
+            How many similar items per item, at most as many as there are items.
         source
             What is compared: the ``"anchors"`` of Personalized Item Alignment, which lie where
             the users of an item lie; or the ``"decoder"``'s item table, whose rows are alike

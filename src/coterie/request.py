@@ -36,7 +36,7 @@ class Request:
     fold_in
         The users' histories.
     k
-        The length of the lists.
+        The length of the lists, at most the number of items (which is all there can be).
     exclude_seen
         Whether a user's own items are left out.
     barred
@@ -83,7 +83,7 @@ class Request:
         unknown = pl.concat([users.unknown, not_allowable, not_deniable])
         return cls(
             users,
-            k,
+            min(k, max(len(item_ids), 1)),
             exclude_seen,
             barred,
             rows_at_once(len(item_ids), batch_size),

@@ -19,8 +19,9 @@ def nearest(table: Tensor, index: np.ndarray, k: int) -> TopK:
     index
         The rows asked for, int64 ``[Q]``.
     k
-        1 or more; filled up with −1 where the table has too few rows.
+        1 or more, counted as at most I; filled up with −1 where the table has too few rows.
     """
+    k = min(k, max(len(table), 1))
     inverse = table.norm(dim=1).reciprocal().nan_to_num(posinf=0.0)  # [I]
     size = rows_at_once(len(table), None)
     parts = []

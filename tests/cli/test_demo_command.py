@@ -44,3 +44,11 @@ def test_overwrite_spares_what_is_not_ours(name, coterie, tmp_path):
     assert ended.code == 2
     assert str(tmp_path / "d" / name) in ended.message()
     assert (tmp_path / "d" / name / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seed_out_of_range_leaves_nothing(seed, coterie, tmp_path):
+    ended = coterie("demo", "--out", tmp_path / "d", "--seed", seed)
+    assert ended.code == 2
+    assert "seed" in ended.message()
+    assert not (tmp_path / "d").exists()

@@ -1,6 +1,8 @@
 """``coterie info``: says what each thing is."""
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,14 @@ def test_damaged_checkpoint(coterie, tmp_path):
     ended = coterie("info", tmp_path / "x.safetensors")
     assert ended.code == 2
     assert "not a readable checkpoint" in ended.message()
+
+
+@pytest.mark.parametrize(
+    "rest", [{}, {"progress": "{}", "belongs_to": "[1]"}, {"progress": "{", "belongs_to": "{}"}]
+)
+def test_checkpoint_with_another_header(rest, coterie, tmp_path):
+    header = {"format": "coterie-checkpoint", "version": "1", **rest}
+    save_file({"x": np.zeros(3)}, tmp_path / "x.safetensors", header)
+    ended = coterie("info", tmp_path / "x.safetensors")
+    assert ended.code == 2
+    assert "its header is not a checkpoint's" in ended.message()

@@ -90,3 +90,16 @@ def test_mistakes(flags, expected, coterie, workspace, tmp_path, monkeypatch):
     assert ended.code == 2
     assert expected in ended.message()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_k_beyond_all_items_is_all_items(coterie, workspace):
+    run = ("recommend", workspace.run, "--history", 1001, "--json", "-k")
+    assert coterie(*run, 10**12).json() == coterie(*run, 60).json()
+    similar = ("similar", workspace.run, 1001, "--json", "-k")
+    assert coterie(*similar, 10**12).json() == coterie(*similar, 60).json()
+
+
+def test_ids_in_a_file_with_a_byte_order_mark(coterie, workspace, tmp_path):
+    (tmp_path / "ids.txt").write_text("1001\n1002\n", encoding="utf-8-sig")
+    found = coterie("recommend", workspace.run, "--history", f"@{tmp_path / 'ids.txt'}", "--json")
+    assert found.json()["unknown"] == []

@@ -160,6 +160,13 @@ MISTAKES = {
     "metric": ("split", ("--metric", "ndgc@10"), "ndgc@10"),
     "device": ("split", ("--device", "mps"), "not available"),
     "both": ("split", ("--resume", "--overwrite"), "choose one"),
+    "zeros": ("split", ("--metric", "ndcg@010"), "leading zeros"),
+    "seed": ("split", ("--seed", str(2**63)), "training.seed"),
+    "no effect": (
+        "split",
+        ("--lambda-a", "1", "--no-align-mean", "--no-shrink-variance"),
+        "both off",
+    ),
     "choice": ("split", ("--model", "multi-vea"), "multi-vea"),
 }
 

@@ -58,3 +58,17 @@ def test_ranking_is_deterministic_and_rows_do_not_depend_on_the_batch() -> None:
     for user, history in enumerate(histories):
         alone = model(batch_of([history], N_ITEMS))
         torch.testing.assert_close(alone[0], logits[user], rtol=1e-5, atol=1e-6)
+
+
+def test_all_bits_of_a_seed_count() -> None:
+    def first(seed: int) -> torch.Tensor:
+        model = VAE(ModelConfig(hidden_dims=(9,), latent_dim=5), N_ITEMS)
+        return model.initialized(seed).encoder.table.detach()
+
+    seeds = [7, 7 + 2**32, 7 + 2**33, 2**63 - 1, 2**32 - 1]
+    tables = [first(seed) for seed in seeds]
+    for place, table in enumerate(tables):
+        assert not any(torch.equal(table, other) for other in tables[:place])
+    model = VAE(ModelConfig(hidden_dims=(9,), latent_dim=5), N_ITEMS)
+    model.encoder.reset_parameters(torch.Generator().manual_seed(7))
+    assert torch.equal(model.encoder.table, tables[0]), "below 2**32 the seed is torch's own"

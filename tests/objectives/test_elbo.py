@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
+from coterie.errors import ConfigError
 from coterie.models.tables import TableGradients
 from coterie.models.vae import VAE, ModelConfig
 from coterie.objectives.elbo import LossTerms, Objective, ObjectiveConfig
@@ -193,3 +194,28 @@ def test_a_history_that_is_masked_away_still_trains() -> None:
     assert terms.stacked().isfinite().all()
     assert model.encoder.table.grad is not None
     assert not model.encoder.table.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "aligned"),
+    [
+        ({"kind": "constant", "start": 1, "end": 0}, False),
+        ({"kind": "linear", "start": 0, "end": 0, "epochs": 2}, False),
+        ({"kind": "linear", "start": 1, "end": 0, "epochs": 2}, True),
+        ({"kind": "delayed", "end": 1, "epochs": 2}, True),
+        ({"end": 1}, True),
+    ],
+)
+def test_alignment_is_on_if_its_weight_is_ever_above_zero(
+    schedule: dict[str, Any], aligned: bool
+) -> None:
+    config = ObjectiveConfig.read({"alignment": schedule})
+    assert config.aligned == aligned
+    assert any(config.alignment.value(step, 4) > 0 for step in range(99)) == aligned
+
+
+def test_alignment_without_either_effect_is_refused() -> None:
+    neither = {"align_mean": False, "shrink_variance": False}
+    assert not ObjectiveConfig.read(neither).aligned
+    with pytest.raises(ConfigError, match="both off"):
+        ObjectiveConfig.read({"alignment": {"end": 1}, **neither})

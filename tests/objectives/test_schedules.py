@@ -1,4 +1,5 @@
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -6,6 +7,7 @@ from coterie.errors import ConfigError
 from coterie.objectives.schedules import Schedule
 
 STEPS = 10  # per epoch
+KINDS: tuple[Any, ...] = ("warm-up", "linear")
 
 
 def values(schedule: Schedule, *steps: int) -> list[float]:
@@ -37,13 +39,19 @@ def test_geometric_goes_by_equal_ratios_and_stays() -> None:
     assert ratios == pytest.approx([ratios[0]] * 20, rel=1e-12)
 
 
-def test_warm_up_jumps_after_its_epochs() -> None:
-    schedule = Schedule(kind="warm-up", start=0.2, end=8, epochs=3)
+def test_warm_up_is_linear() -> None:
+    assert values(Schedule(kind="warm-up", end=8, epochs=4), 0, 10, 20, 40, 99) == [0, 2, 4, 8, 8]
+    warm_up, linear = (Schedule(kind=kind, start=1, end=3, epochs=2) for kind in KINDS)
+    assert values(warm_up, *range(25)) == values(linear, *range(25))
+
+
+def test_delayed_jumps_after_its_epochs() -> None:
+    schedule = Schedule(kind="delayed", start=0.2, end=8, epochs=3)
     assert values(schedule, 0, 29, 30, 31) == [0.2, 0.2, 8, 8]
 
 
 def test_fractions_of_an_epoch() -> None:
-    assert values(Schedule(kind="warm-up", end=1, epochs=0.55), 5, 6) == [0, 1]
+    assert values(Schedule(kind="delayed", end=1, epochs=0.55), 5, 6) == [0, 1]
     assert values(Schedule(kind="linear", end=1, epochs=0.5), 0, 1, 5) == [0, 0.2, 1]
 
 
@@ -54,7 +62,7 @@ def test_fractions_of_an_epoch() -> None:
         ({"kind": "warm-up", "epochs": 0}, "warm-up schedule needs epochs > 0"),
         ({"kind": "geometric", "epochs": 2}, "start > 0 and end > 0, got start=0.0"),
         ({"kind": "geometric", "epochs": 2, "start": 1, "end": 0}, "end > 0"),
-        ({"kind": "quadratic"}, "'constant', 'linear', 'geometric' or 'warm-up'"),
+        ({"kind": "quadratic"}, "'constant', 'linear', 'geometric', 'warm-up' or 'delayed'"),
         ({"start": -1}, "Schedule.start"),
         ({"end": float("inf")}, "Schedule.end"),
         ({"epochs": -2}, "Schedule.epochs"),

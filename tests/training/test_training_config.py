@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 
 from coterie.devices import has_bf16_units
 from coterie.errors import ConfigError
-from coterie.training.config import RunContext
+from coterie.training.config import Experiment, RunContext, TrainingConfig
 
 
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(
@@ -45,3 +47,31 @@ def test_other_processors_have_float32() -> None:
 def test_nonsense_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="RunContext"):
         RunContext.read(values)
+
+
+def test_alignment_of_a_point_posterior_needs_the_mean() -> None:
+    values: dict[str, dict[str, Any]] = {
+        "model": {"name": "multi-dae"},
+        "objective": {"alignment": {"end": 1}},
+    }
+    assert Experiment.read(values).objective.aligned
+    values["objective"]["align_mean"] = False
+    with pytest.raises(ConfigError, match="multi-dae has a point posterior"):
+        Experiment.read(values)
+    Experiment.read({**values, "objective": {"align_mean": False}})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_beyond_63_bits_are_refused(seed: int) -> None:
+    assert TrainingConfig(seed=2**63 - 1).seed == 2**63 - 1
+    with pytest.raises(ConfigError, match=r"TrainingConfig\.seed"):
+        TrainingConfig.read({"seed": seed})
+
+
+@pytest.mark.parametrize(
+    "metric", ["ndcg@010", "ndcg@0", "ndcg@", "ndcg", "ndcg@٣", "ndcg@+1", "ndcg@1000000000000"]
+)
+def test_what_is_no_metric_is_refused(metric: str) -> None:
+    assert TrainingConfig(metric="ndcg@10").metric == "ndcg@10"
+    with pytest.raises(ConfigError, match="a metric reads name@cut"):
+        TrainingConfig.read({"metric": metric})

@@ -104,6 +104,15 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is not a readable checkpoint: {error}.") from error
     if header.get("format") != "coterie-checkpoint":
         raise ArtifactError(f"{path} is a safetensors file, but no checkpoint of coterie.")
+    try:
+        return _of_header(header)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} is damaged or was edited: its header is not a checkpoint's ({error!r})."
+        ) from error
+
+
+def _of_header(header: dict[str, str]) -> dict[str, Any]:
     progress = json_module.loads(header["progress"])
     belongs_to = json_module.loads(header["belongs_to"])
     users, items, interactions, _ = belongs_to["data"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, validators
 from pydantic import BaseModel, ValidationError
 
 from coterie.config import Config
@@ -49,7 +49,15 @@ Overwrite = Annotated[
         help="Replace what is there already.",
     ),
 ]
-Seed = Annotated[int, Parameter(name="--seed", help="Determines everything that is drawn.")]
+HIGHEST_SEED = 2**63 - 1  # as of training.config, which would import torch
+Seed = Annotated[
+    int,
+    Parameter(
+        name="--seed",
+        help="Determines everything that is drawn.",
+        validator=validators.Number(gte=0, lte=HIGHEST_SEED),
+    ),
+]
 
 M = TypeVar("M", bound=Config)
 Path_ = tuple[str, ...]

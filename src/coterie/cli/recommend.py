@@ -101,7 +101,7 @@ def read_ids(given: list[str] | None) -> list[str] | None:
             ids.append(text)
             continue
         try:
-            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise DataError(f"The ids in {text[1:]} cannot be read: {why}.") from error

@@ -10,7 +10,15 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from coterie.cli.app import new_app
-from coterie.cli.options import ConfigFile, Json, Overwrite, Section, Settings, accepts
+from coterie.cli.options import (
+    HIGHEST_SEED,
+    ConfigFile,
+    Json,
+    Overwrite,
+    Section,
+    Settings,
+    accepts,
+)
 from coterie.cli.output import Output, facts_table
 from coterie.cli.paths import DATA_FORMAT, format_of, refuse_existing
 from coterie.config import Config
@@ -85,7 +93,7 @@ class SplitOptions(Config):
     test_from: int | datetime | None = Field(
         None, description="temporal: Unix time or ISO date (UTC)."
     )
-    seed: int = Field(0, ge=0, description="Determines everything that is drawn.")
+    seed: int = Field(0, ge=0, le=HIGHEST_SEED, description="Determines everything that is drawn.")
 
 
 MEANT_FOR = {

@@ -36,8 +36,9 @@ metrics.jsonl, settings.json and, when training has ended, the model of the best
 epoch. Ctrl-C stops cleanly; --resume goes on as if nothing had happened, with
 the run's own settings.
 
-A weight (--beta, --lambda-a) is a schedule: .kind is constant, linear, geometric
-or warm-up; it goes from .start to .end in .epochs epochs.
+A weight (--beta, --lambda-a) is a schedule: .kind is constant, linear (or
+warm-up, the same), geometric or delayed; it goes from .start to .end in .epochs
+epochs, delayed all at once when they are over.
 
 Examples:
   coterie train split --out run                          Multi-VAE

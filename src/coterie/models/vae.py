@@ -2,6 +2,7 @@
 
 from typing import Literal, Self
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -51,6 +52,8 @@ class VAE(nn.Module):
 
     def initialized(self, seed: int) -> Self:
         """Draw all weights from ``seed``; returns the model itself."""
+        if seed >> 32:  # torch's CPU generator uses the low 32 bits of a seed only
+            seed = int(np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(seed)
         self.encoder.reset_parameters(generator)
         self.decoder.reset_parameters(generator)

@@ -10,11 +10,12 @@ from typing import Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from coterie.config import Config
 from coterie.data.batches import UserBatch
+from coterie.errors import ConfigError
 from coterie.models.tables import TableGradients
 from coterie.models.vae import VAE
 from coterie.objectives.alignment import Anchors, alignment, centroids
@@ -45,8 +46,18 @@ class ObjectiveConfig(Config):
 
     @property
     def aligned(self) -> bool:
-        """Whether PIA is part of the objective."""
-        return self.alignment.end > 0 or self.alignment.start > 0
+        """Whether PIA is part of the objective: its weight is above 0 at some step."""
+        weight = self.alignment
+        return weight.end > 0 or (weight.kind != "constant" and weight.start > 0)
+
+    @model_validator(mode="after")
+    def _alignment_does_something(self) -> Self:
+        if self.aligned and not (self.align_mean or self.shrink_variance):
+            raise ConfigError(
+                "Alignment has a weight, but align_mean and shrink_variance are both off, so that "
+                "it does nothing; allow one of them, or set alignment.end to 0."
+            )
+        return self
 
 
 @dataclass(frozen=True)

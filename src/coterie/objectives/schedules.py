@@ -11,12 +11,13 @@ from coterie.errors import ConfigError
 class Schedule(Config):
     """A weight over the course of training: a pure function of the step.
 
-    ``constant`` is ``end`` throughout. ``linear`` goes from ``start`` to ``end`` in equal steps and
-    ``geometric`` by equal ratios, over ``epochs`` epochs. ``warm-up`` is ``start`` for ``epochs``
-    epochs and ``end`` afterwards.
+    ``constant`` is ``end`` throughout. ``linear`` goes from ``start`` (0 unless given) to ``end``
+    in equal steps and ``geometric`` by equal ratios, over ``epochs`` epochs, and stays there.
+    ``warm-up`` is another name of ``linear``. ``delayed`` is ``start`` for ``epochs`` epochs and
+    ``end`` afterwards.
     """
 
-    kind: Literal["constant", "linear", "geometric", "warm-up"] = "constant"
+    kind: Literal["constant", "linear", "geometric", "warm-up", "delayed"] = "constant"
     start: float = Field(0.0, ge=0, description="Value at step 0.")
     end: float = Field(1.0, ge=0, description="Value from the end of the schedule on.")
     epochs: float = Field(0.0, ge=0, description="Length, in epochs (fractions allowed).")
@@ -37,8 +38,8 @@ class Schedule(Config):
         if self.kind == "constant":
             return self.end
         progress = min(step / (self.epochs * steps_per_epoch), 1.0)
-        if self.kind == "warm-up":
+        if self.kind == "delayed":
             return self.end if progress >= 1 else self.start
-        if self.kind == "linear":
+        if self.kind in ("linear", "warm-up"):
             return self.start + progress * (self.end - self.start)
         return float(self.start * (self.end / self.start) ** progress)

@@ -1,15 +1,19 @@
 """Settings of training (``TrainingConfig``) and where it runs (``RunContext``)."""
 
-from typing import Literal
+import re
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from coterie.config import Config
 from coterie.devices import has_bf16_units, pick_device
+from coterie.errors import ConfigError
 from coterie.evaluation.metrics import PER_USER
 from coterie.models.vae import ModelConfig
 from coterie.objectives.elbo import ObjectiveConfig
+
+HIGHEST_SEED = 2**63 - 1  # what fits the types that seeds pass through
 
 
 class TrainingConfig(Config):
@@ -25,14 +29,19 @@ class TrainingConfig(Config):
         10, description="Evaluations without improvement before training stops; none: never."
     )
     evaluate_every: PositiveInt = Field(1, description="Epochs between validations.")
-    seed: NonNegativeInt = Field(0, description="Determines weights, order, masks and noise.")
+    seed: int = Field(
+        0, ge=0, le=HIGHEST_SEED, description="Determines weights, order, masks and noise."
+    )
 
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, metric: str) -> str:
         name, _, cut = metric.partition("@")
-        if name not in PER_USER or not cut.isdecimal() or int(cut) < 1:
-            raise ValueError(f"a metric reads name@cut with a name of {', '.join(PER_USER)}")
+        if name not in PER_USER or not re.fullmatch("[1-9][0-9]{0,4}", cut):
+            raise ValueError(
+                f"a metric reads name@cut with a name of {', '.join(PER_USER)} and a cut of 1 to "
+                "99999 without leading zeros"
+            )
         return metric
 
 
@@ -42,6 +51,16 @@ class Experiment(Config):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _alignment_does_something(self) -> Self:
+        objective = self.objective
+        if objective.aligned and not objective.align_mean and not self.model.variational:
+            raise ConfigError(
+                f"{self.model.name} has a point posterior without a variance, so that alignment "
+                "with align_mean=false does nothing; allow align_mean, or set alignment.end to 0."
+            )
+        return self
 
 
 class RunContext(Config):
