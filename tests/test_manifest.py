@@ -42,7 +42,9 @@ def test_other_folders_are_refused(folder: Path) -> None:
     "text",
     ["", "[]", "{}", "nonsense", "\x00", '{"format": "coterie-test", "version": 3, "files": 5}',
      '{"format": "coterie-test", "version": 3, "files": {"a.bin": {}}}',
-     '{"format": "coterie-test", "version": 3, "files": {"a.bin": 3}}'],
+     '{"format": "coterie-test", "version": 3, "files": {"a.bin": 3}}',
+     '{"format": "coterie-test", "version": 3, "files": {"a": {"bytes": Infinity, "sha256": ""}}}',
+     "[" * 100_000],
 )  # fmt: skip
 def test_damaged_manifests_are_refused(text: str, folder: Path) -> None:
     (folder / MANIFEST).write_text(text)

@@ -40,7 +40,14 @@ def read_manifest(path: Path, format_: str, version: int, *, verify: bool) -> di
             str(name): (int(facts["bytes"]), str(facts["sha256"]))
             for name, facts in manifest["files"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ArtifactError(f"{file} is damaged: {error!r}.") from error
     if found != (format_, version):
         raise ArtifactError(

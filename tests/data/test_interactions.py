@@ -1,5 +1,6 @@
 """Interactions against dense matrices; a saved folder opens as it was, or not at all."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,90 @@ def test_truncated_and_edited_files_are_refused(
         path.write_bytes(content)
         with pytest.raises(ArtifactError, match=name):
             Interactions.open(path.parent).to_frame()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("indices", [0, 3, 1], r"indices.npy holds 0 … 3, and there are 3 items"),
+        ("indices", [0, -1, 1], r"indices.npy holds -1 … 1"),
+        ("indptr", [0, 3, 2, 3], "indptr.npy decreases"),
+        ("indptr", [1, 2, 2, 3], "indptr.npy does not run from 0 to 3"),
+        ("indptr", [0, 2, 2, 9], "indptr.npy does not run from 0 to 3"),
+    ],
+)
+def test_edits_of_the_same_size_are_refused(
+    name: str, values: list[int], message: str, example: Interactions, tmp_path: Path
+) -> None:
+    path = example.save(tmp_path / "set")
+    file = path / f"{name}.npy"
+    np.save(file, np.array(values, dtype=getattr(example, name).dtype))
+    with pytest.raises(ArtifactError, match=message):
+        Interactions.open(path)
+
+
+@pytest.mark.parametrize("key", ["n_users", "n_items", "nnz", "name", "source"])
+@pytest.mark.parametrize("value", [None, "3", -1, 3.0, True, [3]])
+def test_facts_of_a_wrong_type_are_refused(
+    key: str, value: object, example: Interactions, tmp_path: Path
+) -> None:
+    if key == "name" and isinstance(value, str):
+        value = 3
+    path = edited(example.save(tmp_path / "set"), {key: value})
+    with pytest.raises(ArtifactError, match=f"'{key}' in manifest\\.json must be"):
+        Interactions.open(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("n_items", 4, "items.parquet holds 3 ids, manifest.json says 4"),
+        ("n_items", 2, "items.parquet holds 3 ids, manifest.json says 2|and there are 2 items"),
+        ("n_users", 4, "do not have the sizes"),
+    ],
+)
+def test_facts_that_are_not_the_files_are_refused(
+    key: str, value: int, message: str, example: Interactions, tmp_path: Path
+) -> None:
+    path = edited(example.save(tmp_path / "set"), {key: value})
+    with pytest.raises(ArtifactError, match=message):
+        Interactions.open(path, verify=True)
+
+
+def test_rows_out_of_order_are_refused_where_asked(example: Interactions, tmp_path: Path) -> None:
+    wrong = replace(example, indices=np.array([2, 0, 1], np.int32))
+    path = wrong.save(tmp_path / "set")
+    with pytest.raises(ArtifactError, match="strictly increasing"):
+        Interactions.open(path, verify=True)
+
+
+def test_an_item_table_without_ids_is_refused(example: Interactions, tmp_path: Path) -> None:
+    wrong = replace(example, items=pl.DataFrame({"title": ["zero"]}))
+    path = wrong.save(tmp_path / "set")
+    with pytest.raises(ArtifactError, match="needs a column 'item_id'"):
+        Interactions.open(path)
+
+
+def test_sub_matrices_keep_name_and_source(example: Interactions) -> None:
+    for part in (
+        example.rows(np.array([2])),
+        example.select(np.array([True, False, True])),
+        example.select_items(IdMap(["i2"])),
+    ):
+        assert (part.name, part.source) == ("x", {"filters": {}})
+
+
+def test_foreign_folders_are_never_overwritten(example: Interactions, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StorageError, match="coterie did not write"):
+        example.save(tmp_path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def edited(path: Path, changes: dict[str, object]) -> Path:
+    manifest = path / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+    return path
 
 
 @pytest.mark.parametrize(

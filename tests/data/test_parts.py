@@ -68,6 +68,27 @@ def test_a_damaged_or_mixed_split_folder_is_refused(tmp_path: Path) -> None:
         Split.open(tmp_path / "split0")
 
 
+@pytest.mark.parametrize("key", ["parts", "protocol", "settings"])
+@pytest.mark.parametrize("value", [None, 3, ["train"]])
+def test_facts_of_a_wrong_type_are_refused(key: str, value: object, tmp_path: Path) -> None:
+    split = strong_generalization(invented(), n_validation_users=9, n_test_users=9, rng=0)
+    path = split.save(tmp_path / "split")
+    manifest = json.loads((path / "manifest.json").read_text())
+    for edited in ({**manifest, key: value}, {k: v for k, v in manifest.items() if k != key}):
+        (path / "manifest.json").write_text(json.dumps(edited))
+        with pytest.raises(ArtifactError, match=f"'{key}' in manifest\\.json must be"):
+            Split.open(path)
+
+
+def test_parts_of_a_wrong_type_are_refused(tmp_path: Path) -> None:
+    split = strong_generalization(invented(), n_validation_users=9, n_test_users=9, rng=0)
+    path = split.save(tmp_path / "split")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "parts": {"train": [1]}}))
+    with pytest.raises(ArtifactError, match="not the part that this split was saved with"):
+        Split.open(path)
+
+
 def test_parts_that_do_not_fit_together_are_refused() -> None:
     data = invented()
     with pytest.raises(DataError, match="same users and items, got 60 x 40 and 1 x 40"):

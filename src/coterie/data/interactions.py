@@ -16,6 +16,8 @@ from coterie.manifest import read_manifest, write_manifest
 
 FORMAT = "coterie-interactions"
 FORMAT_VERSION = 1
+ITEM_TABLE = "item_table.parquet"
+MOST_CHECKED = 5_000_000  # interactions looked through on opening; more would take too long
 ARRAYS: dict[str, np.dtype[Any]] = {
     "indptr": np.dtype(np.int64),
     "indices": np.dtype(np.int32),
@@ -46,6 +48,9 @@ class Interactions:
         Optional table about the items: column ``item_id`` and, for example, ``title``, ``genres``.
     name
         What to call the data in reports.
+    source
+        Where the data came from: facts that JSON can hold, such as the file and the rows that each
+        filter removed. Sub-matrices keep them.
     """
 
     indptr: np.ndarray
@@ -111,6 +116,7 @@ class Interactions:
             None if self.timestamps is None else self.timestamps[picked],
             self.items,
             self.name,
+            self.source,
         )
 
     def select(self, keep: np.ndarray) -> "Interactions":
@@ -125,6 +131,7 @@ class Interactions:
             None if self.timestamps is None else self.timestamps[keep],
             self.items,
             self.name,
+            self.source,
         )
 
     def select_items(self, item_ids: IdMap) -> "Interactions":
@@ -146,6 +153,7 @@ class Interactions:
             None if kept.timestamps is None else kept.timestamps[order],
             self.items,
             self.name,
+            self.source,
         )
 
     def user_of_each(self) -> np.ndarray:
@@ -204,7 +212,7 @@ class Interactions:
             self.user_ids.save(folder / "users.parquet")
             self.item_ids.save(folder / "items.parquet")
             if self.items is not None:
-                self.items.write_parquet(folder / "item_table.parquet")
+                self.items.write_parquet(folder / ITEM_TABLE)
             facts = {
                 "name": self.name,
                 "n_users": self.n_users,
@@ -219,7 +227,13 @@ class Interactions:
     def open(cls, path: Path | str, *, verify: bool = False) -> "Interactions":
         """Open a data set folder; the arrays are memory-mapped, the ids read on first use.
 
-        Sizes are always checked against the manifest; hashes only if ``verify``.
+        Sizes are always checked against the manifest, and the range of the indices up to five
+        million interactions; hashes and everything that the arrays hold only if ``verify``.
+
+        Raises
+        ------
+        ArtifactError
+            Something is missing, truncated, damaged or, as far as it is checked, edited.
         """
         path = Path(path)
         manifest = read_manifest(path, FORMAT, FORMAT_VERSION, verify=verify)
@@ -232,13 +246,9 @@ class Interactions:
         indptr, indices = arrays["indptr"], arrays["indices"]
         if indptr is None or indices is None:
             raise ArtifactError(f"{path}: manifest.json names no indptr.npy or no indices.npy.")
-        table = path / "item_table.parquet"
-        try:
-            sizes = manifest["n_users"], manifest["nnz"]
-            name, source, n_items = manifest["name"], manifest["source"], manifest["n_items"]
-            items = pl.read_parquet(table) if table.name in manifest["files"] else None
-        except (KeyError, OSError, pl.exceptions.PolarsError) as error:
-            raise ArtifactError(f"{path} is damaged: {error!r}.") from error
+        if len(indptr) == 0:
+            raise ArtifactError(f"{path}: indptr.npy is empty; it was edited.")
+        facts = _facts(path, manifest)
         opened = cls(
             indptr,
             indices,
@@ -246,19 +256,77 @@ class Interactions:
             IdMap(path / "items.parquet"),
             arrays["values"],
             arrays["timestamps"],
-            items,
-            name,
-            source,
+            _item_table(path) if ITEM_TABLE in manifest["files"] else None,
+            facts["name"],
+            facts["source"],
         )
-        if (opened.n_users, opened.nnz) != sizes or any(
+        if (opened.n_users, opened.nnz) != (facts["n_users"], facts["nnz"]) or any(
             array is not None and array.shape != indices.shape
             for array in (opened.values, opened.timestamps)
         ):
             raise ArtifactError(
                 f"{path}: the arrays do not have the sizes that manifest.json names."
             )
-        opened.__dict__["n_items"] = n_items
+        opened.__dict__["n_items"] = facts["n_items"]
+        _refuse_edited(path, opened, verify=verify)
         return opened
+
+
+def _facts(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's facts about the data, if they are of the types that they should be."""
+    types: dict[str, type] = {
+        "name": str,
+        "source": dict,
+        "n_users": int,
+        "n_items": int,
+        "nnz": int,
+    }
+    for key, type_ in types.items():
+        value = manifest.get(key)
+        if type(value) is not type_ or (isinstance(value, int) and value < 0):
+            expected = "a count" if type_ is int else f"a {type_.__name__}"
+            raise ArtifactError(
+                f"{path} is damaged: {key!r} in manifest.json must be {expected}, got {value!r}."
+            )
+    return {key: manifest[key] for key in types}
+
+
+def _item_table(path: Path) -> pl.DataFrame:
+    file = path / ITEM_TABLE
+    try:
+        table = pl.read_parquet(file)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ArtifactError(f"{file} is damaged: {error!r}.") from error
+    if "item_id" not in table.columns:
+        raise ArtifactError(f"{file} needs a column 'item_id'; it has {table.columns}.")
+    return table
+
+
+def _refuse_edited(path: Path, data: Interactions, *, verify: bool) -> None:
+    """Check what the arrays hold: all of it where ``verify``, else the bounds of small data."""
+    indptr, indices = data.indptr, data.indices
+    if verify:
+        if len(data.item_ids) != data.n_items:
+            raise ArtifactError(
+                f"{path}: items.parquet holds {len(data.item_ids)} ids, manifest.json says "
+                f"{data.n_items}."
+            )
+        try:
+            data.check()
+        except DataError as error:
+            raise ArtifactError(f"{path} is damaged: {error}") from error
+        return
+    if indptr[0] != 0 or indptr[-1] != data.nnz:
+        raise ArtifactError(f"{path}: indptr.npy does not run from 0 to {data.nnz}; it was edited.")
+    if max(data.n_users, data.nnz) > MOST_CHECKED:
+        return
+    if np.any(np.diff(indptr) < 0):
+        raise ArtifactError(f"{path}: indptr.npy decreases somewhere; it was edited.")
+    if data.nnz and not 0 <= indices.min() <= indices.max() < data.n_items:
+        raise ArtifactError(
+            f"{path}: indices.npy holds {indices.min()} … {indices.max()}, and there are "
+            f"{data.n_items} items; it was edited."
+        )
 
 
 def _map_array(path: Path, dtype: np.dtype[Any]) -> np.ndarray:

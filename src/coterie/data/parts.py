@@ -125,27 +125,39 @@ class Split:
         """
         path = Path(path)
         manifest = read_manifest(path, FORMAT, FORMAT_VERSION, verify=verify)
+        hashes = _facts(path, manifest)
         parts = {}
         for name in PARTS:
             parts[name] = Interactions.open(path / name, verify=verify)
-            if sha256(path / name / MANIFEST) != manifest["parts"].get(name):
+            if sha256(path / name / MANIFEST) != hashes.get(name):
                 raise ArtifactError(
                     f"{path / name} is not the part that this split was saved with."
                 )
         train = parts.pop("train")
         shared = {name: _with_items_of(train, part, path / name) for name, part in parts.items()}
-        return cls(
-            train,
-            HeldOut(shared["validation_fold_in"], shared["validation_held_out"]),
-            HeldOut(shared["test_fold_in"], shared["test_held_out"]),
-            manifest["protocol"],
-            manifest["settings"],
-        )
+        try:
+            validation = HeldOut(shared["validation_fold_in"], shared["validation_held_out"])
+            test = HeldOut(shared["test_fold_in"], shared["test_held_out"])
+        except DataError as error:
+            raise ArtifactError(f"{path} is damaged: {error}") from error
+        return cls(train, validation, test, manifest["protocol"], manifest["settings"])
 
     def _parts(self) -> dict[str, Interactions]:
         validation, test = self.validation, self.test
         parts = (self.train, validation.fold_in, validation.held_out, test.fold_in, test.held_out)
         return dict(zip(PARTS, parts, strict=True))
+
+
+def _facts(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The hashes of the parts' manifests, after a look at the types of all facts."""
+    for key, type_ in (("protocol", str), ("settings", dict), ("parts", dict)):
+        if not isinstance(manifest.get(key), type_):
+            raise ArtifactError(
+                f"{path} is damaged: {key!r} in {MANIFEST} must be a {type_.__name__}, "
+                f"got {manifest.get(key)!r}."
+            )
+    hashes: dict[str, Any] = manifest["parts"]
+    return hashes
 
 
 def _pair_keys(data: Interactions) -> np.ndarray:
