@@ -243,6 +243,58 @@ def test_blank_lines_count_as_rows_in_messages(
         read_interactions(write(tmp_path, "log.csv", "\n".join(lines) + "\n"))
 
 
+@pytest.mark.parametrize("shape", [(2, 2**41), (2**41, 2), (2**31, 2)])
+def test_matrices_of_an_absurd_shape_are_refused(shape: tuple[int, int], tmp_path: Path) -> None:
+    matrix = sp.coo_array((np.ones(1), (np.array([1]), np.array([1]))), shape=shape)
+    with pytest.raises(DataError, match=f"{shape[0]} x {shape[1]}; at most 2147483647"):
+        read_interactions(matrix)
+    sp.save_npz(tmp_path / "m.npz", matrix)
+    with pytest.raises(DataError, match="at most 2147483647"):
+        read_interactions(tmp_path / "m.npz")
+
+
+def test_a_vast_matrix_costs_no_more_than_what_it_holds() -> None:
+    last = 2**31 - 2
+    matrix = sp.coo_array((np.ones(2), ([0, last], [last, 3])), shape=(last + 1, last + 1))
+    data = read_interactions(matrix)
+    assert data.to_frame().rows() == [(0, last, 1.0), (last, 3, 1.0)]
+
+
+def _fixed(kind: str, folder: Path) -> object:
+    """A prepared folder or a matrix, as an object or in a file: their columns have no names."""
+    if kind == "prepared":
+        return read_interactions(FRAME).save(folder / "set")
+    matrix = sp.csr_array(np.array([[0, 2.0], [3.0, 0]]))
+    if kind == "npz":
+        sp.save_npz(folder / "m.npz", matrix)
+        return folder / "m.npz"
+    return matrix
+
+
+@pytest.mark.parametrize("kind", ["prepared", "matrix", "npz"])
+def test_column_options_hold_for_sources_without_names(kind: str, tmp_path: Path) -> None:
+    source = _fixed(kind, tmp_path)
+    assert read_interactions(source).values is not None
+    bare = read_interactions(source, options=PrepareOptions(rating="", timestamp=""))
+    assert bare.values is None
+    assert bare.timestamps is None
+    for option in ("user", "item", "rating", "timestamp"):
+        with pytest.raises(DataError, match=f"{option}='nonsense' names a column"):
+            read_interactions(source, options=PrepareOptions(**{option: "nonsense"}))
+    with pytest.raises(DataError, match="needs ratings"):
+        read_interactions(source, options=PrepareOptions(rating="", positive_threshold=1.0))
+
+
+def test_item_table_ids_that_clash_after_casting_are_refused() -> None:
+    table = pl.DataFrame({"item_id": ["01", "1", "2"], "title": ["a", "b", "c"]})
+    frame = pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2]})
+    with pytest.raises(DataError, match="ids '01', '1' clash: all of them read as the item 1"):
+        read_interactions(frame, items=table)
+    text = read_interactions(frame, items=table, options=PrepareOptions(id_type="string"))
+    assert text.items is not None
+    assert text.items["title"].to_list() == ["b", "c"]
+
+
 def test_a_wrong_column_name_lists_what_is_there(tmp_path: Path) -> None:
     path = write(tmp_path, "log.csv", TEXT)
     with pytest.raises(DataError, match=r"no column 'buyer'.*'user_id', 'item_id', 'rating'"):

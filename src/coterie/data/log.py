@@ -27,7 +27,7 @@ _TIME_FORMATS = (
     "%Y-%m-%dT%H:%M:%S%.f",
     "%Y-%m-%d %H:%M:%S UTC",
 )
-_OPTION = {USER: "user", ITEM: "item", RATING: "rating", TIMESTAMP: "timestamp"}
+OPTIONS = {USER: "user", ITEM: "item", RATING: "rating", TIMESTAMP: "timestamp"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class _Columns:
     def __init__(self, table: Table, options: PrepareOptions) -> None:
         self.table, self.options = table, options
         self.schema = table.frame.collect_schema()
-        unused = {role for role, option in _OPTION.items() if getattr(options, option) == ""}
+        unused = {role for role, option in OPTIONS.items() if getattr(options, option) == ""}
         if not options.keep_values and options.positive_threshold is None:
             unused.add(RATING)
         self.roles = {role: name for role, name in table.roles.items() if role not in unused}
@@ -266,5 +266,5 @@ def _wrong(table: Table, role: str, row: int, expected: str) -> DataError:
     got = shown.to_series()[0] if len(shown) else None
     return DataError(
         f"{table.label}, row {row + 1}: {expected} in column {column!r}, got {got!r}. "
-        f"Correct the row, name another column, or ignore this one ({_OPTION[role]}='')."
+        f"Correct the row, name another column, or ignore this one ({OPTIONS[role]}='')."
     )

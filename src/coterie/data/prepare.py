@@ -254,6 +254,15 @@ def _refuse_empty(rows: Rows, audit: dict[str, int]) -> None:
 def _item_rows(table: pl.DataFrame, item_ids: IdMap) -> pl.DataFrame:
     index = item_ids.to_index(table[ITEM])
     known = table.with_columns(pl.Series("_index", index)).filter(pl.col("_index") >= 0)
+    twice = known.filter(known["_index"].is_duplicated()).sort("_index", ITEM)
+    if len(twice):
+        item = item_ids.ids[int(twice["_index"][0])]
+        clashing = twice.filter(twice["_index"] == twice["_index"][0])[ITEM]
+        raise DataError(
+            f"The item table's ids {', '.join(map(repr, clashing[:4]))} clash: all of them read as "
+            f"the item {item!r} of the interactions. Keep one row of each item, or read the ids of "
+            "the interactions as text (id_type='string')."
+        )
     return (
         known.sort("_index")
         .drop("_index")

@@ -1,5 +1,6 @@
 """Read interactions from what people have: text, Parquet, Arrow, frames, sparse matrices."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from coterie.data.encode import Codes
+from coterie.data.columns import RATING, TIMESTAMP
+from coterie.data.encode import MAX_IDS, Codes, encode
 from coterie.data.guard import existing, reading
 from coterie.data.interactions import Interactions
 from coterie.data.liang import is_liang, liang_log, read_liang_split
-from coterie.data.log import read_log
+from coterie.data.log import OPTIONS, read_log
 from coterie.data.prepare import Log, PrepareOptions, Progress, prepare
 from coterie.data.raw import is_raw, open_raw
 from coterie.data.sniff import kind_of
@@ -44,7 +46,9 @@ def read_interactions(
         Or an object: polars DataFrame or LazyFrame, pandas DataFrame, pyarrow Table, SciPy sparse
         matrix or array (row and column numbers are the ids).
     options
-        Columns, filters and types; see :class:`PrepareOptions`.
+        Columns, filters and types; see :class:`PrepareOptions`. Where the form of the source
+        settles the columns (prepared, matrix, a public data set), they cannot be named, but ratings
+        and times can be ignored.
     items
         Optional table about the items, in any of the same formats; it needs a column of item ids.
     name
@@ -87,42 +91,65 @@ class _Read:
 def _read(source: Any, options: PrepareOptions, label: str) -> _Read:
     """The log of any source, and the table of items where the source has one."""
     if sp.issparse(source):
-        return _Read(_matrix_log(source, label))
+        _refuse_names(options, label, {})
+        return _Read(_matrix_log(source, label, options))
     if isinstance(source, (str, Path)):
         path = existing(source)
         if (path / MANIFEST).is_file():
+            _refuse_names(options, label, {})
             data = Interactions.open(path)
-            return _Read(_prepared_log(data), data.items, data.name)
+            return _Read(_prepared_log(data, options), data.items, data.name)
         if path.is_dir() and is_liang(path):
+            _refuse_names(options, label, {})
             return _Read(liang_log(path))
         if path.suffix == ".npz" and path.is_file():
             kind_of(path)
+            _refuse_names(options, label, {})
             with reading(str(path)), path.open("rb") as file:
-                return _Read(_matrix_log(sp.load_npz(file), label))
+                return _Read(_matrix_log(sp.load_npz(file), label, options))
         if is_raw(path):
             with open_raw(path) as raw:
+                _refuse_names(options, label, raw.table.roles)
                 return _Read(read_log(raw.table, options), raw.items)
     return _Read(read_log(open_table(source, options), options))
 
 
-def _prepared_log(data: Interactions) -> Log:
+def _refuse_names(options: PrepareOptions, label: str, columns: Mapping[str, str]) -> None:
+    """Refuse names of columns where the source settles which they are; "" still ignores one."""
+    for role, option in OPTIONS.items():
+        name = getattr(options, option)
+        ignored = name == "" and role in (RATING, TIMESTAMP)
+        if name is not None and not ignored and columns.get(role) != name:
+            known = "; here it is " + repr(columns[role]) if role in columns else ""
+            raise DataError(
+                f"{label}: {option}={name!r} names a column, but this source has its columns in a "
+                f"fixed form{known}. Leave the option out (rating='' and timestamp='' ignore one)."
+            )
+
+
+def _prepared_log(data: Interactions, options: PrepareOptions) -> Log:
     order = [np.asarray(ids.ids.arg_sort()) for ids in (data.user_ids, data.item_ids)]
     ranks = [np.argsort(places).astype(np.int32) for places in order]
     return Log(
         Codes(ranks[0][data.user_of_each()], data.user_ids.to_ids(order[0])),
         Codes(ranks[1][data.indices], data.item_ids.to_ids(order[1])),
-        None if data.values is None else np.array(data.values),
-        None if data.timestamps is None else np.array(data.timestamps),
+        None if data.values is None or options.rating == "" else np.array(data.values),
+        None if data.timestamps is None or options.timestamp == "" else np.array(data.timestamps),
     )
 
 
-def _matrix_log(matrix: Any, label: str) -> Log:
+def _matrix_log(matrix: Any, label: str, options: PrepareOptions) -> Log:
     """Row and column numbers are the ids; stored zeros are no interactions."""
     with reading(label):
         if matrix.ndim != 2 or matrix.dtype.kind not in "biuf":
             raise DataError(
                 f"{label}: expected a matrix of numbers [users, items], "
                 f"got {matrix.ndim} dimensions of {matrix.dtype}."
+            )
+        if max(matrix.shape) > MAX_IDS:
+            raise DataError(
+                f"{label}: the matrix is {matrix.shape[0]} x {matrix.shape[1]}; at most {MAX_IDS} "
+                "users and as many items can be held."
             )
         coo = sp.coo_array(matrix)
         keep = coo.data != 0
@@ -134,7 +161,7 @@ def _matrix_log(matrix: Any, label: str) -> Log:
                 f"{label}: the value at row {coo.row[at]}, column {coo.col[at]} is not finite."
             )
         users, items = (
-            Codes(part[keep].astype(np.int32), pl.int_range(size, eager=True, dtype=pl.Int64))
-            for part, size in zip((coo.row, coo.col), coo.shape, strict=True)
+            encode(pl.Series(name, part[keep]))  # not an id per row of the shape: it may be vast
+            for name, part in (("row", coo.row), ("column", coo.col))
         )
-    return Log(users, items, values)
+    return Log(users, items, None if options.rating == "" else values)
