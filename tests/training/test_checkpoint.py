@@ -13,13 +13,19 @@ import torch
 from small_run import context, experiment, run, small_split
 
 from coterie.data.batches import UserBatches
+from coterie.data.ids import IdMap
 from coterie.errors import ArtifactError, ConfigError, StorageError
 from coterie.training.checkpoint import Progress, fingerprint, load_checkpoint, save_checkpoint
 from coterie.training.config import Experiment
 from coterie.training.loop import train
 from coterie.training.state import TrainingState, training_step
 
-BELONGS_TO = {"experiment": {"training": {"seed": 0}}, "data": [1, 2, 3, 4]}
+BELONGS_TO = {
+    "experiment": {"training": {"seed": 0}},
+    "data": [1, 2, 3, 4],
+    "precision": "fp32",
+    "device": "cpu",
+}
 
 
 def trained_state(steps: int = 3, seed: int = 0) -> TrainingState:
@@ -104,8 +110,8 @@ def break_the_json(content: bytes) -> bytes:
 
 
 def another_version(content: bytes) -> bytes:
-    assert b'"version":"1"' in content
-    return content.replace(b'"version":"1"', b'"version":"9"')
+    assert b'"version":"2"' in content
+    return content.replace(b'"version":"2"', b'"version":"9"')
 
 
 def empty(content: bytes) -> bytes:
@@ -203,21 +209,58 @@ def test_the_fingerprint_tells_data_apart() -> None:
     data = small_split().train
     swapped = replace(data, indices=(data.n_items - 1 - data.indices[::-1]).copy())
     reordered = data.rows(np.arange(data.n_users)[::-1])  # the same item counts
-    prints = [fingerprint(experiment(), each, None) for each in (data, swapped, reordered)]
+    prints = [
+        fingerprint(experiment(), each, None, context()) for each in (data, swapped, reordered)
+    ]
     assert prints[0] != prints[1]
     assert prints[0] != prints[2]
-    assert prints[0] == fingerprint(experiment(), data, None)
+    assert prints[0] == fingerprint(experiment(), data, None, context())
     assert json.loads(json.dumps(prints[0])) == prints[0], "it survives the file's header"
 
 
 def test_other_validation_users_are_other_data() -> None:
     split = small_split()
     prints = [
-        fingerprint(experiment(), split.train, each)
+        fingerprint(experiment(), split.train, each, context())
         for each in (None, split.validation, split.test)
     ]
     assert prints[0] != prints[1]
     assert prints[1] != prints[2]
+
+
+def test_other_item_ids_are_other_data(tmp_path: Path) -> None:
+    data = small_split().train
+    renamed = replace(data, item_ids=IdMap(range(data.n_items)))
+    run(experiment(epochs=1), folder=tmp_path, validation=None)
+    with pytest.raises(ConfigError, match=r"trained on other data"):
+        train(renamed, None, experiment(epochs=1), context=context(), folder=tmp_path, resume=True)
+
+
+def test_the_checksum_of_ids_tells_them_apart_and_stays() -> None:
+    data = small_split().train
+    ids: list[Any] = [
+        range(160),
+        np.arange(160, dtype=np.uint64),
+        np.arange(160)[::-1],
+        [str(n) for n in range(160)],
+        ["ab", "c", *map(str, range(158))],
+        ["a", "bc", *map(str, range(158))],
+    ]
+    sums = [
+        fingerprint(experiment(), replace(data, item_ids=IdMap(each)), None, context())["data"][3]
+        for each in (*ids, range(160))
+    ]
+    assert len(set(sums)) == len(ids)
+    assert sums[0] == sums[-1]
+
+
+def test_another_precision_is_refused_and_another_device_is_not(tmp_path: Path) -> None:
+    run(experiment(epochs=1), folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"with precision fp32, here it is bf16.*--precision"):
+        run(experiment(epochs=2), folder=tmp_path, resume=True, within=context(precision="bf16"))
+    state = trained_state()
+    elsewhere = {**BELONGS_TO, "device": "cuda"}
+    load_checkpoint(save(tmp_path / "c", state), state.modules, state.optimizer, elsewhere)
 
 
 def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:

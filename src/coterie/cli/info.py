@@ -124,5 +124,7 @@ def _of_header(header: dict[str, str]) -> dict[str, Any]:
         "best_value": progress["best_value"],
         "last_epoch": progress["history"][-1] if progress["history"] else None,
         "trained_on": {"users": users, "items": items, "interactions": interactions},
+        "precision": belongs_to["precision"],
+        "device": belongs_to["device"],
         **belongs_to["experiment"],
     }

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
 from coterie.data.parts import HeldOut
 from coterie.errors import ArtifactError, ConfigError
 from coterie.files import atomic_file
-from coterie.training.config import Experiment
+from coterie.training.config import Experiment, RunContext
 from coterie.training.optimizer import Adam
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 
 
 @dataclass
@@ -48,14 +50,15 @@ class Progress:
 
 
 def fingerprint(
-    experiment: Experiment, data: Interactions, validation: HeldOut | None
+    experiment: Experiment, data: Interactions, validation: HeldOut | None, context: RunContext
 ) -> dict[str, Any]:
-    """What a checkpoint belongs to: the experiment, and sizes and a checksum of the data.
+    """What a checkpoint belongs to: the experiment, the precision, sizes and checksum of the data.
 
     How long to train (``epochs``, ``patience``) is no part of it, so that a run can be extended.
+    The device is recorded and not compared.
     """
     parts = [data] if validation is None else [data, validation.fold_in, validation.held_out]
-    crc = 0
+    crc = _crc_of_ids(data.item_ids)
     for part in parts:
         crc = zlib.crc32(np.ascontiguousarray(part.indptr).data, crc)
         crc = zlib.crc32(np.ascontiguousarray(part.indices).data, crc)
@@ -64,7 +67,19 @@ def fingerprint(
             mode="json", exclude={"training": {"epochs", "patience"}}
         ),
         "data": [data.n_users, data.n_items, data.nnz, crc],
+        "precision": "bf16" if context.torch_dtype() == torch.bfloat16 else "fp32",
+        "device": context.torch_device().type,
     }
+
+
+def _crc_of_ids(item_ids: IdMap) -> int:
+    """CRC-32 of the ids in order, and of their type: the same on every machine and version."""
+    ids = item_ids.ids
+    if item_ids.is_integer:
+        kind = b"u8" if ids.dtype == pl.UInt64 else b"i8"
+        return zlib.crc32(ids.to_numpy().astype("<" + kind.decode()).tobytes(), zlib.crc32(kind))
+    lengths = ids.str.len_bytes().to_numpy().astype("<u4")  # "ab", "c" are not "a", "bc"
+    return zlib.crc32("".join(ids.to_list()).encode(), zlib.crc32(lengths.tobytes()))
 
 
 def save_checkpoint(
@@ -107,7 +122,8 @@ def load_checkpoint(
     ArtifactError
         The file is damaged, of another version, or its tensors do not fit.
     ConfigError
-        It belongs to another experiment or other data; the message names the first difference.
+        It belongs to another experiment, precision or other data; the message
+        names the first difference.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -165,13 +181,19 @@ def _prefixed(optimizer: Adam) -> dict[str, Tensor]:
 
 
 def _must_belong(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    if found == expected:
-        return
     if found["data"] != expected["data"]:
         raise ConfigError(
-            f"{path} was trained on other data (users, items, interactions, checksum: "
-            f"{found['data']}, here {expected['data']}). Use another run folder."
+            f"{path} was trained on other data (users, items, interactions, checksum of pairs "
+            f"and item ids: {found['data']}, here {expected['data']}). Use another run folder."
         )
+    precision, here = found.get("precision"), expected.get("precision")
+    if precision != here:
+        raise ConfigError(
+            f"{path} was trained with precision {precision}, here it is {here}. Ask for precision "
+            f"{precision} (--precision), or use another run folder."
+        )
+    if found["experiment"] == expected["experiment"]:
+        return
     for section, settings in expected["experiment"].items():
         for key, value in settings.items():
             other = found["experiment"].get(section, {}).get(key)

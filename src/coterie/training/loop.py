@@ -101,7 +101,8 @@ def train(
         No training user has an interaction, the validation users' items are not the training
         users', or there is nothing to predict for any of them.
     ConfigError
-        The checkpoint belongs to another experiment, or the metric is unknown.
+        The checkpoint belongs to another experiment or precision or other data, or the
+        metric is unknown.
     DivergenceError
         A loss term became NaN or Inf; the message names step and term.
     """
@@ -110,7 +111,7 @@ def train(
     state = TrainingState.create(experiment, train_data.n_items, context)
     check_data(train_data, validation)
     batches = UserBatches(train_data, settings.batch_size, settings.seed)
-    run_folder = RunFolder(folder, fingerprint(experiment, train_data, validation))
+    run_folder = RunFolder(folder, fingerprint(experiment, train_data, validation, context))
     if resume:
         run_folder.resume(state)
     else:
