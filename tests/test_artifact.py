@@ -289,3 +289,10 @@ def test_without_verifying_an_edit_that_keeps_the_form_passes(saved):
     with pytest.raises(ArtifactError, match="was edited"):
         load(saved)
     assert load(saved, verify=False).n_items == N_ITEMS
+
+
+def test_foreign_folders_are_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(StorageError, match="coterie did not write"):
+        recommender().save(tmp_path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]

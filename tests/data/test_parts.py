@@ -48,6 +48,14 @@ def test_a_split_survives_saving_and_opening(tmp_path: Path) -> None:
     split.save(path, overwrite=True)
 
 
+def test_foreign_folders_are_never_overwritten(tmp_path: Path) -> None:
+    split = strong_generalization(invented(), n_validation_users=9, n_test_users=9, rng=0)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(StorageError, match="coterie did not write"):
+        split.save(tmp_path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_a_damaged_or_mixed_split_folder_is_refused(tmp_path: Path) -> None:
     data = invented()
     for seed in (0, 1):
