@@ -1,4 +1,4 @@
-"""From a log of interactions to recommendations; README shows the lines below."""
+"""From a log of interactions to recommendations: python quickstart.py ratings.csv."""
 
 import sys
 
