@@ -99,3 +99,10 @@ def test_cohorts():
     assert [(c.low, c.high) for c in read] == [(c.low, c.high) for c in DEFAULT_COHORTS]
     with pytest.raises(ConfigError, match="empty"):
         cohort("9-5")
+
+
+@pytest.mark.parametrize("cut", [0, 10**12])
+def test_cut_out_of_range(cut, coterie, workspace):
+    ended = coterie("evaluate", workspace.run, workspace.split, "--ks", cut)
+    assert ended.code == 2
+    assert "evaluate.ks" in ended.message()

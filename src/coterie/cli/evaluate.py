@@ -38,7 +38,9 @@ class EvaluateOptions(Config):
     """What to measure."""
 
     on: Literal["test", "validation"] = Field("test", description="Which held-out users.")
-    ks: tuple[PositiveInt, ...] = Field((20, 50, 100), description="Lengths of the lists.")
+    ks: tuple[Annotated[int, Field(ge=1, le=99_999)], ...] = Field(
+        (20, 50, 100), description="Lengths of the lists."
+    )
     cohorts: tuple[str, ...] = Field(
         tuple(f"{c.low}-{'' if c.high is None else c.high}" for c in DEFAULT_COHORTS),
         description="Groups of users by items in the history: FROM-TO, or FROM- without end.",
