@@ -261,3 +261,17 @@ def test_a_full_disk_while_unpacking_leaves_nothing(
 def test_wrong_raw_files_are_refused(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         read_interactions(as_folder(files, tmp_path))
+
+
+def test_columns_of_a_public_data_set_cannot_be_renamed(tmp_path: Path) -> None:
+    for name, content in RAW["MovieLens 20M"].items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    folder = tmp_path / "ml-20m"
+    with pytest.raises(DataError, match=r"user='nonsense' names a column.*here it is 'userId'"):
+        read_interactions(folder, options=PrepareOptions(user="nonsense"))
+    data = read_interactions(folder, options=PrepareOptions(user="userId", rating=""))
+    assert data.nnz == len(ROWS)
+    assert data.values is None
+    assert data.timestamps is not None
