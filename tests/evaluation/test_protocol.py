@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +161,23 @@ def test_a_recommender_with_other_items_is_refused() -> None:
     scorer.item_ids = IdMap(data.fold_in.item_ids.ids.reverse())  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="in another order"):
         evaluate(scorer, data, ks=(5,))
+
+
+def test_scores_may_be_an_expanded_view_or_an_array() -> None:
+    """The obvious popularity baseline: one row for everybody, which must not be written to."""
+    data = random_held_out(1)
+    counts = torch.arange(60.0)
+
+    class Popularity:
+        n_items = 60
+
+        def __init__(self, form: str) -> None:
+            self.form = form
+
+        def score(self, fold_in: Interactions) -> Any:
+            rows = counts.expand(fold_in.n_users, -1)
+            return {"view": rows, "copy": rows.clone(), "array": rows.clone().numpy()}[self.form]
+
+    found = [evaluate(Popularity(form), data)["ndcg@20"] for form in ("view", "copy", "array")]
+    assert found[0] == found[1] == found[2]
+    assert counts.tolist() == list(range(60))

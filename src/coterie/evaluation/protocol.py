@@ -104,7 +104,7 @@ def evaluate(
 def _top_items(scorer: Scorer, fold_in: Interactions, k: int) -> np.ndarray:
     """The k best items of each history but those in it; int64 ``[B, k]``."""
     with torch.inference_mode():
-        scores = scorer.score(fold_in)
+        scores = torch.as_tensor(scorer.score(fold_in)).contiguous()  # no expanded view to write to
         if tuple(scores.shape) != (fold_in.n_users, fold_in.n_items):
             raise DataError(
                 f"score() must return [{fold_in.n_users}, {fold_in.n_items}], got "
