@@ -118,6 +118,17 @@ def test_overwrite_spares_what_is_not_ours(name, coterie, workspace, tmp_path):
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--resume",)])
+def test_settings_of_something_else_are_spared(flags, coterie, workspace, tmp_path):
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "run" / "settings.json"
+    file.write_text('{"editor.fontSize": 12}')
+    ended = coterie("train", workspace.split, "--out", tmp_path / "run", *flags)
+    assert ended.code == 2
+    assert str(file) in ended.message()
+    assert file.read_text() == '{"editor.fontSize": 12}'
+
+
 def test_an_extension_is_kept_before_it_is_trained(coterie, workspace, tmp_path, monkeypatch):
     """What a killed extension leaves behind says how far it was to go."""
     shutil.copytree(workspace.run, tmp_path / "run")

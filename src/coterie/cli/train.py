@@ -220,12 +220,29 @@ def _refuse_what_is_there(out: Path, *, resume: bool, overwrite: bool) -> None:
         raise ConfigError("--resume continues a run, --overwrite drops it; choose one.")
     if out.exists() and not out.is_dir():
         raise StorageError(f"{out} is a file; a run needs a folder. Choose another path.")
+    _refuse_foreign_settings(out)
     if overwrite:
         refuse_foreign_run(out)
     elif not resume and any((out / name).exists() for name in (*RUN_FILES, MODEL, TENSORBOARD)):
         raise StorageError(
             f"{out} holds a run already; continue it (--resume), begin again (--overwrite), or "
             "choose another folder."
+        )
+
+
+def _refuse_foreign_settings(out: Path) -> None:
+    """Raise if settings without a run are not what a run that was killed early leaves behind."""
+    file = out / SETTINGS
+    if not file.exists() or (out / LAST).exists():
+        return
+    try:
+        ours = {"split", "experiment", "run"} <= set(json_module.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise StorageError(
+            f"{file} was not written by coterie and would be lost. Move it away, or choose another "
+            "folder."
         )
 
 
