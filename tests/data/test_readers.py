@@ -363,3 +363,23 @@ def test_other_columns_of_a_pandas_frame_are_not_looked_at() -> None:
     frame = FRAME.to_pandas()
     frame["anything"] = [object()] * len(frame)
     assert as_rows(read_interactions(frame)) == sorted(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("<html><body>Not found</body></html>\n", "HTML"),
+        ('\n{"user_id": 1, "item_id": 2}\n', "JSON"),
+    ],
+)
+def test_markup_is_no_table(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(DataError, match=f"log.csv looks like {what}.*error page"):
+        read_interactions(write(tmp_path, "log.csv", text))
+
+
+def test_times_in_another_unit_are_refused_until_it_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "log.csv", "user_id,item_id,timestamp\n1,2,5\n1,3,1700000000000\n")
+    with pytest.raises(DataError, match=r"row 2: .*1700000000000.*"):
+        read_interactions(path)
+    data = read_interactions(path, options=PrepareOptions(timestamp_unit="ms"))
+    assert data.to_frame()["timestamp"].to_list() == [0, 1_700_000_000]

@@ -15,6 +15,7 @@ from coterie.data.guard import reading
 from coterie.data.prepare import Log, PrepareOptions
 from coterie.errors import DataError
 
+LATEST = 7_258_118_400  # the year 2200: later times are seconds of another unit
 HEAD_ROWS = 100
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -246,6 +247,10 @@ def _timestamps(frame: pl.DataFrame, table: Table, place: np.ndarray | None) -> 
     row = _first_row(column.is_null() | (column < 0))
     if row is not None:
         expected = "expected a time: seconds since 1970, not negative, or a date"
+        raise _wrong(table, TIMESTAMP, _physical(row, place), expected)
+    row = _first_row(column > LATEST)
+    if row is not None:
+        expected = "expected seconds up to the year 2200 (or name the timestamp_unit: ms, us, ns)"
         raise _wrong(table, TIMESTAMP, _physical(row, place), expected)
     return column.to_numpy()
 

@@ -73,6 +73,9 @@ class TextFormat:
     padded: bool = False
 
 
+MARKUP = {"<": "HTML or XML", "{": "JSON", "[": "JSON"}
+
+
 def kind_of(path: Path) -> Kind:
     """The kind of a file, by its first bytes; what its name promises must be true.
 
@@ -112,6 +115,12 @@ def sniff(path: Path, *, separator: str | None = None, header: bool | None = Non
     lines = [line for line in all_lines if line.strip()]
     if not lines:
         raise DataError(f"{path} holds no rows.")
+    for mark, what in MARKUP.items():
+        if lines[0].lstrip().startswith(mark):
+            raise DataError(
+                f"{path} looks like {what}, not like a table: it begins with {lines[0][:40]!r}. "
+                "Expected CSV, TSV or another text of columns; was the download an error page?"
+            )
     separator = separator or _find_separator(lines, path)
     recbole = path.name.removesuffix(".gz").removesuffix(".zst").endswith((".inter", ".item"))
     quoted = len(separator) == 1 and not recbole
