@@ -167,7 +167,7 @@ def test_truncated_run(name, coterie, workspace, tmp_path):
 MISTAKES = {
     "a log": ("log", (), "`coterie split` writes one"),
     "a data set": ("data", (), "is a data set; expected a split"),
-    "nothing": (None, ("--resume",), "Which split"),
+    "nothing": (None, ("--resume",), "holds no run to continue. Which split"),
     "metric": ("split", ("--metric", "ndgc@10"), "ndgc@10"),
     "device": ("split", ("--device", "mps"), "not available"),
     "both": ("split", ("--resume", "--overwrite"), "choose one"),
@@ -256,3 +256,12 @@ def test_interrupted_and_resumed_is_as_if_nothing_had_happened(coterie, workspac
         load_file(tmp_path / name / "model" / "model.safetensors") for name in ("a", "b")
     )
     assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--resume",)])
+def test_a_run_is_not_mixed_into_other_folders(coterie, workspace, flags):
+    before = sorted(path.name for path in (workspace.split).iterdir())
+    ended = coterie("train", workspace.split, "--out", workspace.split, *flags)
+    assert ended.code == 2
+    assert "would be mixed into it" in ended.message()
+    assert sorted(path.name for path in (workspace.split).iterdir()) == before

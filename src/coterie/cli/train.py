@@ -16,6 +16,7 @@ from coterie.cli.paths import (
     MODEL,
     MODEL_FORMAT,
     SPLIT_FORMAT,
+    format_of,
     refuse_foreign,
     remove,
     require_format,
@@ -107,7 +108,8 @@ def train(
     context = settings.read(RunContext, before.get("run"))
     source = split or (Path(before["split"]) if "split" in before else None)
     if source is None:
-        raise ConfigError("Which split to train on? coterie train SPLIT --out RUN")
+        nothing = f"{out} holds no run to continue. " if resume else ""
+        raise ConfigError(f"{nothing}Which split to train on? coterie train SPLIT --out RUN")
     require_format(source, SPLIT_FORMAT)
     data = Split.open(source)
     writer = TensorBoardObserver(out / TENSORBOARD) if tensorboard else None  # writes later
@@ -220,6 +222,11 @@ def _refuse_what_is_there(out: Path, *, resume: bool, overwrite: bool) -> None:
         raise ConfigError("--resume continues a run, --overwrite drops it; choose one.")
     if out.exists() and not out.is_dir():
         raise StorageError(f"{out} is a file; a run needs a folder. Choose another path.")
+    if format_of(out) is not None:
+        raise StorageError(
+            f"{out} is a data set, a split or a model, and a run would be mixed into it. Choose "
+            "another folder."
+        )
     _refuse_foreign_settings(out)
     if overwrite:
         refuse_foreign_run(out)
