@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from coterie.errors import ConfigError
 
+HIGHEST_SEED = 2**63 - 1  # what fits the types that seeds pass through
+
 
 class Config(BaseModel):
     """Immutable settings; each default is written once, in the class that uses it."""

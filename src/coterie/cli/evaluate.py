@@ -74,7 +74,7 @@ def evaluate(
     _check_out(out, overwrite=overwrite)
     folder = model_folder(model)
     require_format(split, SPLIT_FORMAT)
-    data = Split.open(split)
+    data = Split.open(split, verify=True)
     recommender = Recommender.load(folder)
     with output.counting("users") as progress:
         result = measure(

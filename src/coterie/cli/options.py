@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from cyclopts import Group, Parameter, validators
 from pydantic import BaseModel, ValidationError
 
-from coterie.config import Config
+from coterie.config import HIGHEST_SEED, Config
 from coterie.errors import ConfigError, CoterieError, DataError
 
 SECTIONS = ("prepare", "split", "model", "objective", "training", "run", "evaluate", "recommend")
@@ -49,7 +49,6 @@ Overwrite = Annotated[
         help="Replace what is there already.",
     ),
 ]
-HIGHEST_SEED = 2**63 - 1  # as of training.config, which would import torch
 Seed = Annotated[
     int,
     Parameter(

@@ -128,7 +128,7 @@ def _export(
     recommender: Recommender, data: Path, out: Path, output: Output, asked: dict[str, Any]
 ) -> None:
     if format_of(data) == DATA_FORMAT:
-        users = Interactions.open(data)
+        users = Interactions.open(data, verify=True)
     else:
         with output.stages() as stage:
             users = read_interactions(data, progress=stage)

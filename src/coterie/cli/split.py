@@ -11,7 +11,6 @@ from pydantic import Field
 
 from coterie.cli.app import new_app
 from coterie.cli.options import (
-    HIGHEST_SEED,
     ConfigFile,
     Json,
     Overwrite,
@@ -21,7 +20,7 @@ from coterie.cli.options import (
 )
 from coterie.cli.output import Output, facts_table
 from coterie.cli.paths import DATA_FORMAT, format_of, refuse_existing
-from coterie.config import Config
+from coterie.config import HIGHEST_SEED, Config
 from coterie.data import splits
 from coterie.data.interactions import Interactions
 from coterie.data.liang import is_liang, read_liang_split
@@ -200,7 +199,9 @@ def split_facts(divided: Split) -> dict[str, object]:
 
 
 def _open(path: Path) -> Interactions:
-    return Interactions.open(path) if format_of(path) == DATA_FORMAT else read_interactions(path)
+    if format_of(path) == DATA_FORMAT:
+        return Interactions.open(path, verify=True)
+    return read_interactions(path)
 
 
 def _given(data: Path, test: Path | None, options: SplitOptions) -> Split:

@@ -111,7 +111,7 @@ def train(
         nothing = f"{out} holds no run to continue. " if resume else ""
         raise ConfigError(f"{nothing}Which split to train on? coterie train SPLIT --out RUN")
     require_format(source, SPLIT_FORMAT)
-    data = Split.open(source)
+    data = Split.open(source, verify=True)
     writer = TensorBoardObserver(out / TENSORBOARD) if tensorboard else None  # writes later
     _refuse_what_is_there(out, resume=resume, overwrite=overwrite)
     context.torch_device()

@@ -6,14 +6,12 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from coterie.config import Config
+from coterie.config import HIGHEST_SEED, Config
 from coterie.devices import has_bf16_units, pick_device
 from coterie.errors import ConfigError
 from coterie.evaluation.metrics import PER_USER
 from coterie.models.vae import ModelConfig
 from coterie.objectives.elbo import ObjectiveConfig
-
-HIGHEST_SEED = 2**63 - 1  # what fits the types that seeds pass through
 
 
 class TrainingConfig(Config):
