@@ -103,3 +103,12 @@ def test_ids_in_a_file_with_a_byte_order_mark(coterie, workspace, tmp_path):
     (tmp_path / "ids.txt").write_text("1001\n1002\n", encoding="utf-8-sig")
     found = coterie("recommend", workspace.run, "--history", f"@{tmp_path / 'ids.txt'}", "--json")
     assert found.json()["unknown"] == []
+
+
+def test_lists_are_written_as_parquet_only(coterie, workspace, tmp_path):
+    ended = coterie(
+        "recommend", workspace.run, "--data", workspace.data, "--out", tmp_path / "l.csv"
+    )
+    assert ended.code == 2
+    assert "must end in .parquet" in ended.message()
+    assert not (tmp_path / "l.csv").exists()

@@ -127,6 +127,8 @@ def show_one(found: Recommendations, output: Output) -> None:
 def _export(
     recommender: Recommender, data: Path, out: Path, output: Output, asked: dict[str, Any]
 ) -> None:
+    if out.suffix != ".parquet":
+        raise ConfigError(f"--out must end in .parquet, got {out}.")
     if format_of(data) == DATA_FORMAT:
         users = Interactions.open(data, verify=True)
     else:
