@@ -58,8 +58,8 @@ ML_1M: dict[str, list[Settings]] = {
     "Multi-VAE + PIA": [objective(0.5, 0.2, lambda_a, 50) for lambda_a in (0.1, 1.0, 2.0, 8.0)],
 }
 GOWALLA: dict[str, list[Settings]] = {
-    "Multi-VAE": [objective(0.5, 0.2, 0.0, 30)],
-    "Multi-VAE + PIA": [objective(0.5, 0.2, 1.0, 30)],
+    "Multi-VAE": [objective(0.5, 1.0, 0.0, 10)],
+    "Multi-VAE + PIA": [objective(0.5, 1.0, 1.0, 10)],
 }
 
 
