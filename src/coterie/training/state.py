@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.data.batches import UserBatch
+from coterie.memory import keep_freed_memory
 from coterie.models.tables import TableGradients
 from coterie.models.vae import VAE
 from coterie.objectives.elbo import LossTerms, Objective
@@ -35,6 +36,7 @@ class TrainingState:
     def create(cls, experiment: Experiment, n_items: int, context: RunContext) -> "TrainingState":
         """Draw the weights from the seed and set up optimiser and memory on the device."""
         device = context.torch_device()
+        keep_freed_memory()
         settings = experiment.training
         model = VAE(experiment.model, n_items).initialized(settings.seed)
         objective = Objective(experiment.objective, model).initialized(settings.seed)
