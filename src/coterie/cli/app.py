@@ -12,8 +12,11 @@ COMMANDS = {
     "split": "Divide a data set into training, validation and test.",
     "train": "Train a VAE recommender on a split.",
     "evaluate": "Rank all items for held-out users and measure how good the lists are.",
+    "diagnose": "Measure who helps whom in a trained model, and why.",
     "recommend": "Recommend items to one user or to millions.",
     "similar": "List the items most similar to given ones.",
+    "explain": "Say who helps a user, and what an item's score rests on.",
+    "study": "Train the paper's settings on several seeds and report what changes.",
     "info": "Say what a file or folder of coterie is, and what is in it.",
 }
 

@@ -1,0 +1,257 @@
+"""All measures of one trained model, on samples that fit one budget."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from coterie.data.interactions import Interactions
+from coterie.errors import ConfigError, DataError
+from coterie.histories import over
+from coterie.mechanisms.alignment_effect import alignment_effect
+from coterie.mechanisms.collaboration import collaboration
+from coterie.mechanisms.compromise import compromise
+from coterie.mechanisms.drift import drift
+from coterie.mechanisms.information import information
+from coterie.mechanisms.mask_geometry import mask_geometry
+from coterie.mechanisms.measurement import Budget, Measurement, with_histories
+from coterie.mechanisms.transfer import transfer
+from coterie.mechanisms.wasserstein import wasserstein
+from coterie.recommender import Recommender
+
+KEEP_PROBABILITY = 0.5  # of every model, however it was trained, so that they compare
+SECONDS = 50.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What a measure may look at."""
+
+    recommender: Recommender
+    user_items: Interactions
+    keep_probability: float
+    generator: torch.Generator
+    budget: Budget
+
+    @property
+    def common(self) -> dict[str, Any]:
+        return {"generator": self.generator, "budget": self.budget}
+
+    @property
+    def masked(self) -> dict[str, Any]:
+        return {**self.common, "keep_probability": self.keep_probability}
+
+    def trained(self, weight: str) -> float:
+        """The weight that a schedule of training ended with; 0 where nothing is known of it."""
+        objective = self.recommender.metadata.get("experiment", {}).get("objective", {})
+        return float(objective.get(weight, {}).get("end", 0.0))
+
+    @property
+    def titles(self) -> list[str]:
+        """Of all items; the id where there is no title."""
+        catalogue = self.recommender.catalogue
+        ids = catalogue["item_id"].cast(pl.String)
+        named = catalogue["title"].fill_null(ids) if "title" in catalogue.columns else ids
+        return named.to_list()
+
+
+def _transfer(of: _Subject) -> Measurement:
+    return transfer(of.recommender.model, of.user_items, **of.common)
+
+
+def _collaboration(of: _Subject) -> Measurement:
+    return collaboration(of.recommender.model, of.user_items, item_titles=of.titles, **of.common)
+
+
+def _wasserstein(of: _Subject) -> Measurement:
+    return wasserstein(of.recommender.model, of.user_items, **of.common)
+
+
+def _compromise(of: _Subject) -> Measurement:
+    return compromise(of.recommender.model, of.user_items, **of.common)
+
+
+def _mask_geometry(of: _Subject) -> Measurement:
+    return mask_geometry(of.user_items, **of.masked)
+
+
+def _drift(of: _Subject) -> Measurement:
+    return drift(of.recommender.model, of.user_items, **of.masked)
+
+
+def _information(of: _Subject) -> Measurement:
+    return information(of.recommender.model, of.user_items, **of.masked)
+
+
+def _alignment_effect(of: _Subject) -> Measurement:
+    return alignment_effect(
+        of.recommender.model,
+        of.user_items,
+        lambda_a=of.trained("alignment"),
+        beta=of.trained("beta"),
+        anchors=of.recommender.anchors,
+        **of.masked,
+    )
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """A measure, and its share of the budget's time."""
+
+    title: str
+    share: float
+    measure: Callable[[_Subject], Measurement]
+
+
+MEASURES: dict[str, _Measure] = {
+    "collaboration": _Measure("local and global collaboration", 0.22, _collaboration),
+    "transfer": _Measure("transfer between users", 0.20, _transfer),
+    "drift": _Measure("neighbourhood drift", 0.11, _drift),
+    "mask_geometry": _Measure("mask geometry", 0.06, _mask_geometry),
+    "wasserstein": _Measure("distances between posteriors", 0.09, _wasserstein),
+    "compromise": _Measure("compromise gap", 0.08, _compromise),
+    "information": _Measure("information and collapse", 0.08, _information),
+    "alignment_effect": _Measure("effect of alignment", 0.06, _alignment_effect),
+}
+"""In the order of the report; the shares and the map's add up to one."""
+MAP_SHARE = 0.1  # of the latent map, which is made for all models together; for each of them
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What was measured of one model.
+
+    Parameters
+    ----------
+    measurements
+        By the measure's name, in the order of the report.
+    skipped
+        Why a measure is missing, by its name, as sentences.
+    seconds
+        What each measure took, by its name.
+    seed, keep_probability
+        What the draws came from, and the probability ρ to KEEP an item of masked input.
+    data
+        Name and sizes of the data.
+    """
+
+    measurements: Mapping[str, Measurement]
+    skipped: Mapping[str, str]
+    seconds: Mapping[str, float]
+    seed: int = 0
+    keep_probability: float = KEEP_PROBABILITY
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def order(self) -> list[str]:
+        """Names of all measures, made or skipped, in the order of the report."""
+        return list(self.seconds)
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Headline figures by measure and name."""
+        return {name: found.figures() for name, found in self.measurements.items()}
+
+    def sentences(self) -> dict[str, str]:
+        """What was found, by measure."""
+        return {name: found.sentence() for name, found in self.measurements.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the tables and plots; only what JSON can hold, save NaN and Inf."""
+        return {
+            "seed": self.seed,
+            "keep_probability": self.keep_probability,
+            "data": dict(self.data),
+            "measurements": {
+                name: {**found.to_dict(), "seconds": round(self.seconds[name], 3)}
+                for name, found in self.measurements.items()
+            },
+            "skipped": dict(self.skipped),
+        }
+
+
+def diagnose(
+    recommender: Recommender,
+    user_items: Interactions,
+    *,
+    seed: int = 0,
+    budget: Budget | None = None,
+    keep_probability: float = KEEP_PROBABILITY,
+    progress: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Take every measure that makes sense for the model.
+
+    Parameters
+    ----------
+    recommender
+        Any VAE of coterie. Weights β and λ_A are read from its ``metadata["experiment"]``.
+    user_items
+        Histories of any users; items that the model does not know are left out.
+    seed
+        Each measure draws from a stream of its own, made of the seed and the measure's name: the
+        same users for every model, and no measure changes another's.
+    budget
+        For all measures together; by default 50 nominal seconds.
+    keep_probability
+        ρ of the masks that the measures draw, whatever the model was trained with.
+    progress
+        Called with the title of the measure that begins.
+
+    Raises
+    ------
+    DataError
+        No user has an item that the model knows, or not one measure could be taken; the message
+        says why.
+    ConfigError
+        ``keep_probability`` is not in (0, 1).
+    """
+    if not 0 < keep_probability < 1:
+        raise ConfigError(
+            f"keep_probability must lie between 0 and 1, so that masks do something; got "
+            f"{keep_probability}."
+        )
+    known = over(user_items, recommender.item_ids)
+    if not len(with_histories(known)):
+        raise DataError(
+            "No user has an item that the model knows; pass the data that the model was trained "
+            "on, or data with the same item ids."
+        )
+    budget = budget or Budget(seconds=SECONDS)
+    measurements: dict[str, Measurement] = {}
+    skipped: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    for name, measure in MEASURES.items():
+        if progress is not None:
+            progress(measure.title)
+        share = budget.share(measure.share)
+        generator = generator_for(seed, name)
+        subject = _Subject(recommender, known, keep_probability, generator, share)
+        begun = time.monotonic()
+        try:
+            measurements[name] = measure.measure(subject)
+        except (ConfigError, DataError) as error:
+            skipped[name] = str(error)
+        seconds[name] = time.monotonic() - begun
+    if not measurements:
+        raise DataError("Nothing could be measured. " + " ".join(dict.fromkeys(skipped.values())))
+    return Diagnosis(measurements, skipped, seconds, seed, keep_probability, _facts(known))
+
+
+def generator_for(seed: int, name: str) -> torch.Generator:
+    """The stream of one measure, made of the seed and the measure's name."""
+    # Torch's CPU generator uses the low 32 bits of a seed only, hence one hash of both.
+    own = np.random.SeedSequence(seed, spawn_key=tuple(name.encode())).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(own))
+
+
+def _facts(data: Interactions) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "users": data.n_users,
+        "items": data.n_items,
+        "interactions": data.nnz,
+        "users without a history": int((data.history_lengths == 0).sum()),
+    }

@@ -1,0 +1,222 @@
+"""One run: train, look at the test users once, measure; and all of a study's runs in order."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from coterie.data.parts import Split
+from coterie.errors import DataError
+from coterie.evaluation.protocol import evaluate
+from coterie.evaluation.result import Evaluation
+from coterie.study.folder import RunRecord, StudyFolder
+from coterie.study.measures import measure, sample
+from coterie.study.settings import MAIN, METRIC, Plan, Setting
+from coterie.training.checkpoint import fingerprint
+from coterie.training.config import RunContext
+from coterie.training.loop import Observer, TrainingResult, check_data, train
+
+Splits = Callable[[int], Split]
+"""The data of a seed."""
+Watch = Callable[[Setting, int], AbstractContextManager[Observer | None]]
+"""Gives an observer of the training of one setting with one seed."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a study stands after a run.
+
+    Parameters
+    ----------
+    record
+        The run that was finished.
+    done, total
+        Runs finished, and asked for.
+    seconds_left
+        What the rest will take if its runs are as long as those finished.
+    """
+
+    record: RunRecord
+    done: int
+    total: int
+    seconds_left: float
+
+
+def identity(
+    plan: Plan, splits: Splits, context: RunContext, *, split_per_seed: bool
+) -> dict[str, Any]:
+    """What all records of a study have in common: settings, data, precision.
+
+    The data is recognised by its split with seed 0, whichever seeds are asked for.
+    """
+    data = splits(0)
+    experiment = plan.config.experiment(plan[MAIN[0]].objective, 0)
+    shared = fingerprint(experiment, data.train, data.validation, context)
+    return {
+        "study": plan.config.model_dump(mode="json"),
+        "data": {
+            "name": data.train.name,
+            "protocol": data.protocol,
+            "split_per_seed": split_per_seed,
+            "settings": data.settings,
+            "checksum": shared["data"],
+        },
+        "precision": shared["precision"],
+    }
+
+
+def run_study(
+    plan: Plan,
+    seeds: Sequence[int],
+    splits: Splits,
+    folder: StudyFolder,
+    *,
+    context: RunContext | None = None,
+    checkpoints: bool = False,
+    watch: Watch | None = None,
+    progress: Callable[[Step], None] | None = None,
+) -> bool:
+    """Do what is not done yet; True if every run is finished, False if it was interrupted.
+
+    Parameters
+    ----------
+    plan
+        The settings.
+    seeds
+        Each determines a split (if ``splits`` draws them), weights, order, masks and noise.
+    splits
+        The data of a seed.
+    folder
+        Claimed for this study. A run leaves a record there when it is finished, not before.
+    context
+        Device and precision.
+    checkpoints
+        Whether an interrupted run goes on where it stopped, and not from its beginning. Worth it
+        where runs are long; each epoch then ends with writing a checkpoint.
+    watch
+        Observes the training of each run.
+    progress
+        Told about each run that is finished here.
+
+    Raises
+    ------
+    DataError
+        Nothing to train on or to test on.
+    DivergenceError
+        A run diverged; those before it are kept.
+    """
+    context = context or RunContext()
+    everything = plan.runs(seeds)
+    found = {run: folder.load(*run) for run in everything}
+    finished = [record for record in found.values() if record]
+    data: tuple[int, Split] | None = None
+    for seed, key in [run for run in everything if found[run] is None]:
+        try:
+            if data is None or data[0] != seed:
+                data = seed, checked(splits(seed))
+            record = _run(plan, plan[key], seed, data[1], folder, context, checkpoints, watch)
+        except KeyboardInterrupt:  # while the run is tested or measured, or a second one
+            return False
+        if record is None:
+            return False
+        finished.append(record)
+        if progress is not None:
+            left = len(everything) - len(finished)
+            average = sum(each.seconds for each in finished) / len(finished)
+            progress(Step(record, len(finished), len(everything), left * average))
+    return True
+
+
+def checked(split: Split) -> Split:
+    """The split, if it can be trained, validated and tested on; else :class:`DataError`."""
+    check_data(split.train, split.validation)
+    if split.test.held_out.nnz == 0:
+        raise DataError("No test user has a held-out item; hold out more users (--test-users).")
+    return split
+
+
+def _run(
+    plan: Plan,
+    setting: Setting,
+    seed: int,
+    split: Split,
+    folder: StudyFolder,
+    context: RunContext,
+    checkpoints: bool,
+    watch: Watch | None,
+) -> RunRecord | None:
+    """Train, test and measure; save the model of a main setting, then the record."""
+    unfinished = folder.unfinished(seed, setting.key)
+    clock = _Clock()
+    with nullcontext() if watch is None else watch(setting, seed) as observer:
+        result = train(
+            split.train,
+            split.validation,
+            plan.config.experiment(setting.objective, seed),
+            context=context,
+            folder=unfinished if checkpoints else None,
+            resume=checkpoints,
+            observer=observer,
+        )
+    if result.interrupted:
+        return None
+    clock.lap("train")
+    evaluation = evaluate(result.recommender, split.test)  # the only look at the test users
+    clock.lap("test")
+    users = sample(split.train, plan.config)
+    measures = measure(result.recommender, users, plan.config)
+    clock.lap("measure")
+    record = RunRecord(
+        seed, setting.key, _values(setting, result, evaluation, measures) | clock.laps()
+    )
+    if setting.key in MAIN:
+        result.recommender.save(folder.model(seed, setting.key), overwrite=True)
+    folder.save(record)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return record
+
+
+def _values(
+    setting: Setting, result: TrainingResult, evaluation: Evaluation, measures: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "label": setting.label,
+        "objective": setting.objective.model_dump(mode="json"),
+        "best_epoch": result.best_epoch,
+        "epochs": len(result.history),
+        f"validation_{METRIC}": result.best_value,
+        "test": evaluation.to_dict(),
+        "per_user": {
+            "metric": METRIC,
+            "user": evaluation.user_ids.to_list(),
+            "history_length": evaluation.history_lengths.tolist(),
+            "value": evaluation.per_user[METRIC].round(6).tolist(),
+        },
+        "measures": measures,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+class _Clock:
+    """Seconds of each part of a run."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps[name], self._last = round(now - self._last, 2), now
+
+    def laps(self) -> dict[str, dict[str, float]]:
+        return {"seconds": self._laps}
+
+
+def seeds_of(records: Iterable[RunRecord]) -> list[int]:
+    """The seeds that these records are of, ascending."""
+    return sorted({record.seed for record in records})
