@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mechanisms.fake_measurements import Map, diagnosis
 
 from coterie.mechanisms.report import write_report
+from mechanisms.fake_measurements import Map, diagnosis
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
@@ -47,7 +47,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def open_page(browser: Any, report: Path) -> Iterator[Any]:
-    """Open the report at a width; whatever the console says or the page requests must be nothing."""
+    """Open the report at a width; the console must stay silent, and nothing be requested."""
     complaints: list[str] = []
     opened = []
 

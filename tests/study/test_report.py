@@ -11,7 +11,8 @@ from study_records import measured, plan, record
 from coterie.study import plots
 from coterie.study.findings import Records, decide
 from coterie.study.folder import StudyFolder
-from coterie.study.report import Study, markdown, tally, write_results
+from coterie.study.outcome import Study, tally
+from coterie.study.report import markdown, write_results
 
 FULL = {"rhos": [0.5, 1.0], "lambdas": [0.0, 1.0, 8.0], "ablation": True}
 DATA = {"name": "invented <data>", "protocol": "strong-generalization", "split_per_seed": True}

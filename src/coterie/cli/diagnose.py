@@ -152,11 +152,16 @@ def diagnose(
         "html": None if html is None else str(html),
         "figures": [str(file) for file in files],
     }
-    written = [f"Written: {html}"] if html else []
+    written = [f"Written: {escape(str(html))}"] if html else []
     if files:
-        written.append(f"Written: {len(files)} files in {figures}")
-    heading = f"Measured on the {what} of {data}"
-    output.result(facts, figures_table(diagnoses, heading), *_findings(diagnoses, space), *written)
+        written.append(f"Written: {len(files)} files in {escape(str(figures))}")
+    output.result(
+        facts,
+        f"Measured on the {what} of {escape(str(data))}:",
+        figures_table(diagnoses),
+        *_findings(diagnoses, space),
+        *written,
+    )
 
 
 def named_folders(paths: Sequence[Path]) -> dict[str, Path]:
@@ -246,9 +251,9 @@ def _check_figures(path: Path | None, *, overwrite: bool) -> None:
         )
 
 
-def figures_table(diagnoses: Mapping[str, Diagnosis], title: str) -> Table:
+def figures_table(diagnoses: Mapping[str, Diagnosis]) -> Table:
     """Headline figures, one column per model."""
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("figure", overflow="fold")
     for model in diagnoses:
         table.add_column(escape(model), justify="right", overflow="fold")

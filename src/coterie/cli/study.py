@@ -24,14 +24,8 @@ from coterie.errors import ConfigError, DataError
 from coterie.mechanisms.measurement import Measurement
 from coterie.study.folder import StudyFolder
 from coterie.study.measures import sample
-from coterie.study.report import (
-    PAGE,
-    Study,
-    maps_of,
-    require_extras,
-    tally,
-    write_results,
-)
+from coterie.study.outcome import Study, tally
+from coterie.study.report import PAGE, maps_of, require_extras, write_results
 from coterie.study.runs import Splits, Step, checked, identity, run_study
 from coterie.study.settings import METRIC, Plan, Setting, StudyConfig
 from coterie.training.config import RunContext

@@ -338,15 +338,15 @@ def _related(
         )
         found.append(
             RelatedPair(
-                user,
-                other,
-                int(pairs.input_distance[at]),
-                float(cosine[at]),
-                float(pairs.gradients.influence[at]),
-                titles(np.intersect1d(one, another), rare_first=True),
-                titles(np.setdiff1d(one, another), rare_first=False),
-                titles(np.setdiff1d(another, one), rare_first=False),
-            )  # fmt: skip
+                user=user,
+                other=other,
+                input_distance=int(pairs.input_distance[at]),
+                cosine=float(cosine[at]),
+                influence=float(pairs.gradients.influence[at]),
+                shared=titles(np.intersect1d(one, another), rare_first=True),
+                of_user=titles(np.setdiff1d(one, another), rare_first=False),
+                of_other=titles(np.setdiff1d(another, one), rare_first=False),
+            )
         )
     return tuple(found)
 

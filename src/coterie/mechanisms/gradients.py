@@ -25,6 +25,7 @@ from coterie.errors import ConfigError
 from coterie.models.posterior import Posterior
 from coterie.models.vae import VAE
 
+SAME_CODE = 1e-5  # relative distance of codes below which float32 tells nothing of a slope
 BLOCK_BYTES = 4e6  # of one block's logits: within reach of a cache
 
 
@@ -140,7 +141,8 @@ class DecoderGradients:
         squares = [t.diagonal(dim1=1, dim2=2) for t in (own, crossed, swapped)]
         apart = (squares[0] - 2 * squares[1] + squares[2]).clamp(min=0).sqrt()  # [b, S]
         distance = (self.inputs[0][u] - self.inputs[0][v]).norm(dim=2)
-        steep = torch.where(distance > 0, apart / distance, 0.0)
+        coincide = distance <= SAME_CODE * self.inputs[0][u].norm(dim=2)
+        steep = torch.where(coincide, 0.0, apart / distance)
         return [
             self._gram(at_own, at_other, between).mean((1, 2)),
             self.squared_norms[u].sqrt(),

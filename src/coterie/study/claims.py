@@ -8,6 +8,7 @@ from coterie.study.settings import BETA, CLEAN, MASKING, METRIC, PIA, Plan
 UNSEEN = (
     "Both are measured with the same masks; the model of clean input never met masks in training."
 )
+LIMIT = "The estimate cannot exceed the logarithm of the number of users it is made from."
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Claim:
     name, text
         A word for JSON, and the claim as a sentence.
     of, against
-        Settings; the same one where two of its figures are compared.
+        Settings.
     measure, figure
         Which figure; ``"test"`` for a metric of the test users.
     sign
@@ -28,8 +29,6 @@ class Claim:
         What the figure is, for people.
     cohort
         Test users of one group of history lengths only.
-    against_figure
-        The other figure, if it is not the same.
     note
         What to keep in mind.
     """
@@ -43,18 +42,7 @@ class Claim:
     sign: int
     unit: str
     cohort: str | None = None
-    against_figure: str | None = None
-    labels: tuple[str, str] | None = None
     note: str = ""
-
-    @property
-    def other_figure(self) -> str:
-        """The figure of ``against``."""
-        return self.against_figure or self.figure
-
-    def names(self, plan: Plan) -> tuple[str, str]:
-        """What to call the two sides."""
-        return self.labels or (plan[self.of].label, plan[self.against].label)
 
 
 def claims(plan: Plan, cohorts: Sequence[str]) -> list[Claim]:
@@ -166,10 +154,11 @@ def _collapse(plan: Plan) -> list[Claim]:
             figure=figure,
             sign=-1,
             unit=unit,
+            note=note,
         )
-        for name, what, figure, unit in (
-            ("beta-collapses", "fewer active units", "active_units", "Active units"),
-            ("beta-forgets", "less information", "mutual_information", "I(X; Z) in nats"),
+        for name, what, figure, unit, note in (
+            ("beta-collapses", "fewer active units", "active_units", "Active units", ""),
+            ("beta-forgets", "less information", "mutual_information", "I(X; Z) in nats", LIMIT),
         )
     ]
 

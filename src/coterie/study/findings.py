@@ -178,12 +178,12 @@ class Records:
 
 def _compared(claim: Claim, table: Records, plan: Plan) -> Finding:
     ours = table.values(claim.of, claim.measure, claim.figure, claim.cohort)
-    theirs = table.values(claim.against, claim.measure, claim.other_figure, claim.cohort)
+    theirs = table.values(claim.against, claim.measure, claim.figure, claim.cohort)
     differences = (ours - theirs)[np.isfinite(ours - theirs)]
     test = Paired.of(differences)
     won = int(np.sum(np.sign(differences) == claim.sign))
     word = "higher" if claim.sign > 0 else "lower"
-    first, second = claim.names(plan)
+    first, second = plan[claim.of].label, plan[claim.against].label
     text = (
         f"{claim.unit}: {first} {spread(ours)}, {second} {spread(theirs)}; difference "
         f"{test.mean:+.4g}, {p_text(test)}, {word} in {won} of {test.n} seeds."

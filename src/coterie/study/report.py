@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from coterie.data.interactions import Interactions
-from coterie.errors import DataError, MissingExtraError
+from coterie.errors import MissingExtraError
 from coterie.files import atomic_file
 from coterie.mechanisms.diagnose import generator_for
 from coterie.mechanisms.latent_map import latent_map
@@ -20,22 +18,13 @@ from coterie.mechanisms.page import Image, Panel, Point, Section, Table, number,
 from coterie.mechanisms.style import save_figure
 from coterie.recommender import Recommender
 from coterie.study import plots
-from coterie.study.findings import ALPHA, MARGIN, Finding, Records, decide, spread
-from coterie.study.folder import RunRecord, StudyFolder
-from coterie.study.settings import MAIN, METRIC, Plan
+from coterie.study.findings import ALPHA, MARGIN, Finding, Records
+from coterie.study.folder import StudyFolder
+from coterie.study.outcome import Study, tally
+from coterie.study.settings import MAIN, METRIC
 
 PAGE, SUMMARY, RESULTS = "report.html", "summary.md", "results.json"
 TITLE = "Clean input, masking, and masking + PIA"
-COLUMNS = (
-    (METRIC, "test", METRIC),
-    ("recall@20", "test", "recall_capped@20"),
-    ("drift", "drift", "drift"),
-    ("variance across masks", "drift", "relative_mask_variance"),
-    ("global share", "collaboration", "global_share"),
-    ("active units", "information", "active_units"),
-    ("information", "information", "mutual_information"),
-)
-"""Of the table by setting: heading, measure, figure."""
 CAPTIONS = {
     "quality": "NDCG@100 by setting",
     "cohorts": "NDCG@100 by length of the history",
@@ -47,81 +36,6 @@ CAPTIONS = {
     "ablation": "The parts of PIA alone",
 }
 EXTRAS = {"jinja2": "Jinja2", "matplotlib": "matplotlib", "openTSNE": "openTSNE", "ot": "POT"}
-
-
-@dataclass(frozen=True, eq=False)
-class Study:
-    """A finished study.
-
-    Parameters
-    ----------
-    plan
-        What was trained.
-    records
-        Of every setting and seed.
-    findings
-        The claims.
-    identity
-        Settings, data and precision, as the folder was claimed for.
-    """
-
-    plan: Plan
-    records: Sequence[RunRecord]
-    findings: Sequence[Finding]
-    identity: dict[str, Any]
-
-    @classmethod
-    def read(cls, plan: Plan, folder: StudyFolder) -> "Study":
-        """From the records of all seeds that are finished.
-
-        Raises
-        ------
-        DataError
-            No seed is.
-        """
-        records = folder.finished(plan.keys)
-        if not records:
-            raise DataError(f"{folder.path} holds no seed of which all settings were run.")
-        return cls(plan, records, decide(records, plan), folder.identity() or {})
-
-    @property
-    def seeds(self) -> list[int]:
-        """Ascending."""
-        return Records(self.records).seeds
-
-    def by_setting(self) -> pl.DataFrame:
-        """Mean ± standard deviation over seeds of the headline figures, one row per setting."""
-        table = Records(self.records)
-        rows = [
-            {"setting": self.plan[key].label}
-            | {head: spread(table.values(key, *which)) for head, *which in COLUMNS}
-            for key in self.plan.keys
-        ]
-        return pl.DataFrame(rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Findings and figures by setting and seed, for JSON (NaN where one is missing)."""
-        table = Records(self.records)
-        return {
-            "seeds": self.seeds,
-            "runs": len(self.records),
-            "data": self.identity.get("data"),
-            "findings": [finding.to_dict() for finding in self.findings],
-            "settings": {
-                key: {
-                    "label": self.plan[key].label,
-                    "objective": self.plan[key].objective.model_dump(mode="json"),
-                    "figures": {
-                        name: _moments(table.values(key, *which)) for name, *which in COLUMNS
-                    },
-                    "cohorts": {
-                        cohort: _moments(table.values(key, "test", METRIC, cohort))
-                        for cohort in table.cohorts
-                    },
-                }
-                for key in self.plan.keys
-            },
-        }
 
 
 def require_extras() -> None:
@@ -181,13 +95,13 @@ def sections(study: Study, latent: Measurement | None) -> list[Section]:
         Section(
             "By setting",
             "settings",
-            (f"Mean ± standard deviation over {_seeds(study)}.",),
+            (f"Mean ± standard deviation over {study.span}.",),
             (Table.of_frame("Headline figures", study.by_setting()),),
         ),
     ]
     for name, draw in plots.figures(table, study.plan).items():
         image = Image.of(draw(), f"Plot: {CAPTIONS[name]}. The numbers are in results.json.")
-        panel = Panel(f"Mean ± standard deviation, and each of {_seeds(study)}", image)
+        panel = Panel(f"Mean ± standard deviation, and each of {study.span}", image)
         parts.append(Section(CAPTIONS[name], name, figures=(panel,)))
     if latent is not None:
         image = Image.of(latent.plot(), f"Plot: {latent.title}. {latent.sentence()}")
@@ -206,21 +120,12 @@ def markdown(study: Study, latent: Measurement | None = None) -> str:
     lines = [f"# {TITLE}", "", _lead(study), "", "## What was found", "", tally(study.findings), ""]
     lines += _pipes(("claim", "verdict", "numbers"), _rows(study.findings))
     frame = study.by_setting()
-    lines += ["", "## By setting", "", f"Mean ± standard deviation over {_seeds(study)}.", ""]
+    lines += ["", "## By setting", "", f"Mean ± standard deviation over {study.span}.", ""]
     lines += _pipes(frame.columns, [[str(cell) for cell in row] for row in frame.iter_rows()])
     if latent is not None:
         lines += ["", f"## {latent.title}", "", latent.sentence()]
     lines += ["", "## Method", "", *(f"- {line}" for line in (*_rules(), *_method(study)))]
     return "\n".join(lines) + "\n"
-
-
-def tally(findings: Sequence[Finding]) -> str:
-    """How many claims are confirmed, not confirmed, unclear."""
-    counts = [
-        f"{sum(finding.verdict == verdict for finding in findings)} {verdict}"
-        for verdict in ("confirmed", "not confirmed", "unclear")
-    ]
-    return f"Of {len(findings)} claims: {', '.join(counts)}."
 
 
 def _rows(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
@@ -274,23 +179,10 @@ def _about(study: Study) -> Section:
 
 def _lead(study: Study) -> str:
     return (
-        f"{len(study.plan.keys)} settings, {_seeds(study)}, on "
+        f"{len(study.plan.keys)} settings, {study.span}, on "
         f"{study.identity.get('data', {}).get('name', 'the data')}: the study of arXiv 2511.06781, "
         "repeated with coterie."
     )
-
-
-def _seeds(study: Study) -> str:
-    return f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
-
-
-def _moments(values: np.ndarray) -> dict[str, Any]:
-    found = values[np.isfinite(values)]
-    return {
-        "mean": float(found.mean()) if len(found) else None,
-        "deviation": float(found.std(ddof=1)) if len(found) > 1 else None,
-        "seeds": values.tolist(),
-    }
 
 
 def _pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

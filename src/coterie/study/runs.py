@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -111,22 +111,24 @@ def run_study(
     """
     context = context or RunContext()
     everything = plan.runs(seeds)
-    found = {run: folder.load(*run) for run in everything}
-    finished = [record for record in found.values() if record]
+    finished = {run: record for run in everything if (record := folder.load(*run))}
     data: tuple[int, Split] | None = None
-    for seed, key in [run for run in everything if found[run] is None]:
+    for seed, key in [run for run in everything if run not in finished]:
         try:
             if data is None or data[0] != seed:
                 data = seed, checked(splits(seed))
-            record = _run(plan, plan[key], seed, data[1], folder, context, checkpoints, watch)
+            record = folder.load(seed, key)  # another process may have been here
+            record = record or _run(
+                plan, plan[key], seed, data[1], folder, context, checkpoints, watch
+            )
         except KeyboardInterrupt:  # while the run is tested or measured, or a second one
             return False
         if record is None:
             return False
-        finished.append(record)
+        finished[seed, key] = record
         if progress is not None:
+            average = sum(each.seconds for each in finished.values()) / len(finished)
             left = len(everything) - len(finished)
-            average = sum(each.seconds for each in finished) / len(finished)
             progress(Step(record, len(finished), len(everything), left * average))
     return True
 
@@ -215,8 +217,3 @@ class _Clock:
 
     def laps(self) -> dict[str, dict[str, float]]:
         return {"seconds": self._laps}
-
-
-def seeds_of(records: Iterable[RunRecord]) -> list[int]:
-    """The seeds that these records are of, ascending."""
-    return sorted({record.seed for record in records})

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from coterie.config import HIGHEST_SEED, Config
 from coterie.errors import ConfigError
+from coterie.mechanisms.diagnose import KEEP_PROBABILITY, SECONDS
 from coterie.models.vae import ModelConfig
 from coterie.objectives.elbo import ObjectiveConfig
 from coterie.objectives.schedules import Schedule
@@ -62,7 +63,10 @@ class StudyConfig(Config):
         TrainingConfig().learning_rate, description="Adam's step size."
     )
     measured_rho: float = Field(
-        0.5, gt=0, lt=1, description="ρ of the masks that all settings are measured with."
+        KEEP_PROBABILITY,
+        gt=0,
+        lt=1,
+        description="ρ of the masks that all settings are measured with.",
     )
     measured_users: int = Field(
         2000, ge=10, description="Training users to measure on, the same for all settings."
@@ -71,7 +75,7 @@ class StudyConfig(Config):
         0, ge=0, le=HIGHEST_SEED, description="Draws these users, and their masks."
     )
     budget: PositiveFloat = Field(
-        20.0, description="Nominal seconds for all measures of a run together."
+        SECONDS, description="Nominal seconds for all measures of a run together."
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,169 @@
+"""``coterie diagnose``: every form of its result, several models, and mistakes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from command_line import HERE, SMALL, Workspace
+
+from coterie.cli import main
+from coterie.cli.diagnose import named_folders
+from coterie.data.parts import Split
+from coterie.errors import ConfigError
+from coterie.mechanisms.diagnose import MEASURES, diagnose
+from coterie.mechanisms.measurement import Budget
+from coterie.recommender import Recommender
+
+QUICK = ("--seconds", 0.5)
+
+
+@pytest.fixture(scope="module")
+def other(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second run on the same split, without alignment."""
+    run = tmp_path_factory.mktemp("other") / "masking"
+    command = ("train", workspace.split, "--out", run, "--epochs", 1, *SMALL, *HERE)
+    assert main(list(map(str, command))) == 0
+    return run
+
+
+def test_figures_are_the_librarys(coterie, workspace):
+    facts = coterie("diagnose", workspace.run, workspace.split, "--json", *QUICK).json()
+    assert facts["data"] == {
+        "path": str(workspace.split),
+        "users": "training users",
+        "unknown_items": 0,
+    }
+    (found,) = facts["models"].values()
+    assert list(facts["models"]) == ["run"]
+    train = Split.open(workspace.split).train
+    expected = diagnose(Recommender.load(workspace.run / "model"), train, budget=Budget(0.5))
+    assert list(found["measurements"]) == list(expected.measurements)
+    for name, figures in expected.figures().items():
+        printed = found["measurements"][name]["figures"]
+        plain = {key: value if np.isfinite(value) else None for key, value in figures.items()}
+        assert printed == pytest.approx(plain, nan_ok=True)
+    assert facts["latent_map"] is None
+    assert facts["html"] is None
+
+
+def test_for_people(coterie, workspace, other):
+    ended = coterie("diagnose", workspace.run, workspace.split, "--compare", other, *QUICK)
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[0] == f"Measured on the training users of {workspace.split}:"
+    header = next(line for line in ended.out.splitlines() if "figure" in line)
+    assert header.split()[:2] == ["figure", "run"]
+    assert "masking" in ended.out
+    assert "relative mask" in ended.out
+    assert " ± " in ended.out
+    assert "run: " in ended.out
+
+
+def test_files(coterie, workspace, other, tmp_path):
+    page, folder = tmp_path / "new" / "report.html", tmp_path / "figures"
+    command = ("diagnose", workspace.run, workspace.data, "--compare", other, *QUICK)
+    ended = coterie(*command, "--html", page, "--figures", folder, "--json")
+    facts = ended.json()
+    assert facts["data"]["users"] == "users"
+    assert facts["html"] == str(page)
+    assert facts["latent_map"]["sample"]["used"] >= 92
+    text = page.read_text()
+    assert "masking" in text
+    assert 'src="http' not in text
+    assert sorted(facts["figures"]) == sorted(map(str, folder.iterdir()))
+    n_plots = sum(len(found["measurements"]) for found in facts["models"].values()) + 1
+    assert len(facts["figures"]) == 2 * n_plots
+    again = coterie(*command, "--html", page)
+    assert again.code == 2
+    assert "--overwrite" in again.message()
+    assert page.read_text() == text
+    again = coterie(*command, "--figures", folder)
+    assert again.code == 2
+    assert "is not empty" in again.message()
+    replaced = coterie(*command, "--html", page, "--overwrite")
+    assert replaced.code == 0
+    assert f"Written: {page}" in replaced.out.replace("\n", "")
+
+
+def test_unknown_items_are_counted(coterie, workspace, tmp_path):
+    log = pl.read_csv(workspace.log)
+    strange = log.with_columns(
+        item_id=pl.when(pl.col("item_id") < 1005)
+        .then(pl.col("item_id") + 5000)
+        .otherwise("item_id")
+    )
+    strange.write_csv(tmp_path / "log.csv")
+    assert coterie("prepare", tmp_path / "log.csv", "--out", tmp_path / "data").code == 0
+    ended = coterie("diagnose", workspace.run, tmp_path / "data", "--json", *QUICK)
+    assert ended.json()["data"]["unknown_items"] == 5
+    assert "do not know 5 of the data's items" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--html", "report.pdf"], ".html"),
+        (["--html", "."], ".html"),
+        (["--seconds", "0"], "diagnose.seconds"),
+        (["--keep-probability", "1"], "diagnose.keep_probability"),
+        (["--seed", "-1"], "diagnose.seed"),
+        (["--memory", "1e-4"], "memory budget"),
+    ],
+)
+def test_mistakes(flags, expected, coterie, workspace):
+    ended = coterie("diagnose", workspace.run, workspace.split, *flags)
+    assert ended.code == 2
+    assert expected in ended.message()
+
+
+def test_things_in_the_wrong_place(coterie, workspace, tmp_path):
+    for model, data, expected in (
+        (workspace.data, workspace.split, "is a data set; expected a model"),
+        (workspace.run, workspace.run / "model", "is a model; expected a split"),
+        (workspace.run, tmp_path / "none", "does not exist"),
+        (tmp_path / "none", workspace.split, "does not exist"),
+    ):
+        ended = coterie("diagnose", model, data)
+        assert ended.code == 2
+        assert expected in ended.message()
+    (tmp_path / "file").write_text("")
+    ended = coterie("diagnose", workspace.run, workspace.split, "--figures", tmp_path / "file")
+    assert "is a file" in ended.message()
+
+
+def test_data_of_other_items_or_models_of_others(coterie, workspace, tmp_path):
+    log = pl.read_csv(workspace.log).with_columns(pl.col("item_id") + 10_000)
+    log.write_csv(tmp_path / "log.csv")
+    split = tmp_path / "split"
+    assert coterie("split", tmp_path / "log.csv", "--out", split).code == 0
+    ended = coterie("diagnose", workspace.run, split, *QUICK)
+    assert ended.code == 2
+    assert "No user has an item that the model knows" in ended.err
+    run = tmp_path / "run"
+    assert coterie("train", split, "--out", run, "--epochs", 1, *SMALL, *HERE).code == 0
+    ended = coterie("diagnose", workspace.run, workspace.split, "--compare", run)
+    assert ended.code == 2
+    assert "know different items" in ended.message()
+
+
+def test_names_of_models(workspace, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(workspace.run, tmp_path / name / "run")
+    first, second = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    assert list(named_folders([first])) == ["run"]
+    assert list(named_folders([first, second])) == [str(first), str(second)]
+    shutil.copytree(first / "model", tmp_path / "alone")
+    names = named_folders([first / "model", tmp_path / "alone"])
+    assert names == {"run": first / "model", "alone": tmp_path / "alone"}
+    with pytest.raises(ConfigError, match="given once"):
+        named_folders([first, first / "model"])
+
+
+def test_help_says_what_is_measured(coterie):
+    ended = coterie("diagnose", "--help")
+    text = " ".join(ended.out.split())
+    assert "--compare" in text
+    assert "50" in text  # the default budget
+    assert json.dumps(list(MEASURES))  # the module imports
