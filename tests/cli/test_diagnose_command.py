@@ -13,6 +13,7 @@ from coterie.cli import main
 from coterie.cli.diagnose import named_folders
 from coterie.data.parts import Split
 from coterie.errors import ConfigError
+from coterie.mechanisms import diagnose as module
 from coterie.mechanisms.diagnose import MEASURES, diagnose
 from coterie.mechanisms.measurement import Budget
 from coterie.recommender import Recommender
@@ -61,30 +62,38 @@ def test_for_people(coterie, workspace, other):
     assert "run: " in ended.out
 
 
-def test_files(coterie, workspace, other, tmp_path):
-    page, folder = tmp_path / "new" / "report.html", tmp_path / "figures"
-    command = ("diagnose", workspace.run, workspace.data, "--compare", other, *QUICK)
-    ended = coterie(*command, "--html", page, "--figures", folder, "--json")
-    facts = ended.json()
+def test_report(coterie, workspace, other, tmp_path):
+    page = tmp_path / "new" / "report.html"
+    command = ("diagnose", workspace.run, workspace.data, "--html", page, *QUICK)
+    facts = coterie(*command, "--compare", other, "--json").json()
     assert facts["data"]["users"] == "users"
     assert facts["html"] == str(page)
     assert facts["latent_map"]["sample"]["used"] >= 92
     text = page.read_text()
     assert "masking" in text
     assert 'src="http' not in text
-    assert sorted(facts["figures"]) == sorted(map(str, folder.iterdir()))
-    n_plots = sum(len(found["measurements"]) for found in facts["models"].values()) + 1
-    assert len(facts["figures"]) == 2 * n_plots
-    again = coterie(*command, "--html", page)
+    again = coterie(*command)
     assert again.code == 2
     assert "--overwrite" in again.message()
     assert page.read_text() == text
-    again = coterie(*command, "--figures", folder)
+
+
+def test_figures_in_a_folder_may_be_replaced(coterie, workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MEASURES", {"drift": MEASURES["drift"]})
+    command = ("diagnose", workspace.run, workspace.split, *QUICK, "--figures", tmp_path / "plots")
+    facts = coterie(*command, "--json").json()
+    names = ["drift-run.png", "drift-run.svg", "latent_map.png", "latent_map.svg"]
+    assert facts["figures"] == [str(tmp_path / "plots" / name) for name in names]
+    (tmp_path / "plots" / "mine.txt").write_text("kept")
+    again = coterie(*command)
     assert again.code == 2
     assert "is not empty" in again.message()
-    replaced = coterie(*command, "--html", page, "--overwrite")
+    replaced = coterie(*command, "--overwrite")
     assert replaced.code == 0
-    assert f"Written: {page}" in replaced.out.replace("\n", "")
+    assert f"Written: 4 files in {tmp_path / 'plots'}" in replaced.out.splitlines()
+    assert sorted(file.name for file in (tmp_path / "plots").iterdir()) == sorted(
+        [*names, "mine.txt"]
+    )
 
 
 def test_unknown_items_are_counted(coterie, workspace, tmp_path):

@@ -1,6 +1,6 @@
 """``coterie diagnose``: what a trained model does with its users, beside other models."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -120,34 +120,22 @@ def diagnose(
         output.note(
             f"The models do not know {len(unknown):,} of the data's items; these are left out."
         )
-    diagnoses: dict[str, Diagnosis] = {}
     space: Measurement | None = None
+    files: list[Path] = []
     with output.stages() as tell:
-        for name, recommender in recommenders.items():
-            diagnoses[name] = measure(
-                recommender,
-                known,
-                seed=options.seed,
-                budget=options.budget,
-                keep_probability=options.keep_probability,
-                progress=lambda stage, name=name: tell(f"{name}: {stage}"),  # type: ignore[misc]
-            )
+        diagnoses = _measured(recommenders, known, options, tell)
         if html is not None or figures is not None:
             tell("map of the latent space")
             space = _map(recommenders, known, options, output)
         if html is not None:
             tell(f"writing {html}")
             write_report(diagnoses, html, latent_map=space)
-        files = []
         if figures is not None:
             tell(f"writing {figures}")
             files = write_figures(diagnoses, figures, latent_map=space)
     facts = {
         "data": {"path": str(data), "users": what, "unknown_items": len(unknown)},
-        "models": {
-            name: {"path": str(folders[name]), **found.to_dict()}
-            for name, found in diagnoses.items()
-        },
+        "models": {n: {"path": str(folders[n]), **d.to_dict()} for n, d in diagnoses.items()},
         "latent_map": None if space is None else space.to_dict(),
         "html": None if html is None else str(html),
         "figures": [str(file) for file in files],
@@ -209,6 +197,25 @@ def _over_the_models_items(
             )
     folded = fold_in(data, recommender.item_ids)
     return over(data, recommender.item_ids), folded.unknown
+
+
+def _measured(
+    recommenders: Mapping[str, Recommender],
+    user_items: Interactions,
+    options: DiagnoseOptions,
+    tell: Callable[[str], None],
+) -> dict[str, Diagnosis]:
+    return {
+        name: measure(
+            recommender,
+            user_items,
+            seed=options.seed,
+            budget=options.budget,
+            keep_probability=options.keep_probability,
+            progress=lambda stage, name=name: tell(f"{name}: {stage}"),  # type: ignore[misc]
+        )
+        for name, recommender in recommenders.items()
+    }
 
 
 def _map(

@@ -66,7 +66,7 @@ class MaskGeometry(Measurement):
         users with one mask.
     """
 
-    name: ClassVar[str] = "mask-geometry"
+    name: ClassVar[str] = "mask_geometry"
     title: ClassVar[str] = "What masks do to distances"
     meaning: ClassVar[str] = (
         "A mask pulls two users together if they differ in more items than 2ρ times those that "
