@@ -18,6 +18,7 @@ def record(
     seed: int,
     *,
     ndcg: float = 0.4,
+    beta: float | None = None,
     by_user: dict[str, float] | None = None,
     measures: dict[str, dict[str, float]] | None = None,
 ) -> RunRecord:
@@ -51,6 +52,7 @@ def record(
             "measures": {name: {"figures": f} for name, f in (measures or {}).items()},
             "seconds": {"train": 10.0, "test": 1.0, "measure": 2.0},
             "best_epoch": 3,
+            "beta_at_best": {"beta-5": 5.0}.get(key, 0.2) if beta is None else beta,
         },
     )
 

@@ -174,3 +174,14 @@ def test_prediction_uses_the_curvature_of_masking():
     assert plan(lambda_a=3.0)[PIA].lambda_a == 3
     assert by_name["tau"].figures["predicted"] == pytest.approx(0.5)
     assert by_name["tau-squared"].figures["predicted"] == pytest.approx(0.25)
+
+
+def test_an_epoch_chosen_before_the_cap_of_beta_is_told():
+    made = [
+        record(key, seed, beta=2.0 if key == "beta-5" else None, measures=measured())
+        for seed in SEEDS
+        for key in ("clean", "masking", "pia", "beta-5")
+    ]
+    by_name = {finding.name: finding for finding in decide(made, plan())}
+    assert "in which β was 2 ±0, not yet 5." in by_name["beta-collapses"].sentence
+    assert "not yet" not in by_name["pia-helps"].sentence

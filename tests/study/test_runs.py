@@ -78,6 +78,7 @@ def test_a_record_says_what_the_library_finds(finished):
     experiment = plan.config.experiment(plan["pia"].objective, 1)
     result = train(split.train, split.validation, experiment, context=context())
     assert record.values["best_epoch"] == result.best_epoch
+    assert record.beta == result.history[result.best_epoch - 1]["beta"]
     expected = evaluate(result.recommender, split.test)
     assert record.metric("ndcg@100") == pytest.approx(expected["ndcg@100"], abs=1e-12)
     assert list(record.users()) == expected.user_ids.to_list()

@@ -313,6 +313,7 @@ class Transfer(Measurement):
         axes.axvline(1, color="#222222", lw=1, ls="--")
         axes.axhline(0, color="#888888", lw=1)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_yscale("symlog", linthresh=0.01)
         axes.set(
             xlabel="latent + content mismatch, share of ‖g‖\n(below 1, dashed: certified to help)",

@@ -206,8 +206,20 @@ def _compared(claim: Claim, table: Records, plan: Plan) -> Finding:
         figures |= {"gain": gain, "n_users": float(users), "p_users": p_users}
     if not test.n:
         text = f"{claim.unit}: it was not measured for both {first} and {second}."
-    note = f" {claim.note}" if claim.note else ""
+    note = "".join(f" {one}" for one in (claim.note, _below_cap(claim.of, table, plan)) if one)
     return Finding(claim.name, claim.text, verdict_of(test, claim.sign), text + note, figures)
+
+
+def _below_cap(key: str, table: Records, plan: Plan) -> str:
+    """A caveat where the chosen epochs came before β was at its cap."""
+    cap = plan[key].objective.beta.end
+    reached = np.array([record.beta for record in table.of(key)])
+    if not (reached < 0.99 * cap).any():
+        return ""
+    return (
+        f"Validation chose epochs of {plan[key].label} in which β was {spread(reached)}, not yet "
+        f"{cap:g}."
+    )
 
 
 def _predicted(table: Records, plan: Plan) -> list[Finding]:

@@ -27,7 +27,7 @@ class RunRecord:
         Which run it is.
     values
         As in its file: ``test`` (means by metric and cohort), ``per_user``, ``measures``,
-        ``seconds``, ``best_epoch``.
+        ``seconds``, ``best_epoch``, ``beta_at_best``.
     """
 
     seed: int
@@ -67,6 +67,11 @@ class RunRecord:
                 inside = (lengths >= group["low"]) & (lengths <= (group["high"] or math.inf))
         rows = zip(per_user["user"], per_user["value"], inside.tolist(), strict=True)
         return {user: value for user, value, holds in rows if holds}
+
+    @property
+    def beta(self) -> float:
+        """β in the epoch that was chosen; below the cap if that came before the ramp's end."""
+        return _number(self.values.get("beta_at_best"))
 
     @property
     def seconds(self) -> float:

@@ -168,12 +168,15 @@ def _about(study: Study) -> Section:
             study.plan[record.key].label,
             str(record.seed),
             number(record.values["best_epoch"]),
+            number(record.beta),
             number(record.metric(METRIC)),
             number(record.seconds),
         )
         for record in study.records
     ]
-    runs = Table("Runs", ("setting", "seed", "best epoch", METRIC, "seconds"), tuple(rows))
+    runs = Table(
+        "Runs", ("setting", "seed", "best epoch", "β then", METRIC, "seconds"), tuple(rows)
+    )
     return Section("How it was done", "method", _method(study), (runs,))
 
 

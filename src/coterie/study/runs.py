@@ -190,6 +190,7 @@ def _values(
         "objective": setting.objective.model_dump(mode="json"),
         "best_epoch": result.best_epoch,
         "epochs": len(result.history),
+        "beta_at_best": result.history[(result.best_epoch or 0) - 1]["beta"],
         f"validation_{METRIC}": result.best_value,
         "test": evaluation.to_dict(),
         "per_user": {
