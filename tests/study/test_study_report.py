@@ -47,7 +47,7 @@ def test_page_needs_no_network_and_says_every_verdict(study, written):
     assert "<script" not in page
     assert "invented &lt;data&gt;" in page
     for finding in study.findings:
-        assert finding.verdict in page
+        assert f"{finding.verdict.capitalize()}:</strong>" in page
         assert finding.claim in unescape(page)
     assert page.count("<img") == len(plots.figures(Records(study.records), study.plan))
     for word in ("nothing is selected on them", "p &lt; 0.05", "Clean input met none"):

@@ -172,7 +172,7 @@ def _by_setting(
             axes.set_xlim(-0.6, len(labels) - 0.4)
             axes.set_ylabel(label)
         if (measure, name, label) == ACTIVE:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     return figure
 
 

@@ -85,12 +85,13 @@ def write_results(
 def sections(study: Study, latent: Measurement | None) -> list[Section]:
     """The page's parts: findings, the table by setting, the figures, and the method."""
     table = Records(study.records)
-    findings = Table(
-        "The paper's claims", ("claim", "verdict", "numbers"), tuple(_rows(study.findings))
+    findings = tuple(
+        Panel(one.claim, points=(Point(one.sentence, one.verdict.capitalize()),))
+        for one in study.findings
     )
     parts = [
         Section(
-            "What was found", "findings", (tally(study.findings),), (findings,), notes=_rules()
+            "What was found", "findings", (tally(study.findings),), figures=findings, notes=_rules()
         ),
         Section(
             "By setting",

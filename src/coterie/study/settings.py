@@ -33,7 +33,9 @@ class StudyConfig(Config):
     """
 
     beta: PositiveFloat = Field(0.2, description="Base β: the cap of the KL term's weight.")
-    beta_ramp: float = Field(50.0, ge=0, description="Epochs in which β grows to its cap.")
+    # No longer than evaluate_every: else validation may choose an epoch before β is at its cap, and
+    # a setting is measured with another β than its name says.
+    beta_ramp: float = Field(5.0, ge=0, description="Epochs in which β grows to its cap.")
     rho: float = Field(0.5, gt=0, lt=1, description="Base ρ, the probability to KEEP an item.")
     lambda_a: PositiveFloat = Field(1.0, description="Base λ_A, the weight of PIA.")
     lambda_ramp: PositiveFloat = Field(
