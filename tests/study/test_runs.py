@@ -192,6 +192,26 @@ def test_interrupted_and_continued_is_as_if_nothing_had_happened(
     assert not any((folder.path / "unfinished").glob("*"))
 
 
+class InterruptingAtTheEnd(Interrupting):
+    """Sends SIGINT after the last step of the n-th run, when nothing is left to interrupt."""
+
+    def step(self, report):
+        """Nothing yet."""
+
+    def epoch(self, record):
+        if self.left == 0 and record["epoch"] == TINY["epochs"]:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_interrupted_after_the_last_step_keeps_that_run_and_begins_no_other(tmp_path):
+    plan = plan_of()
+    folder = claimed(tmp_path / "s", plan)
+    watch = InterruptingAtTheEnd(2)
+    assert not run_study(plan, (0,), small_split, folder, context=context(), watch=watch)
+    assert (len(times(folder)), watch.left) == (2, 0)
+    assert run_study(plan, (0,), small_split, folder, context=context())
+
+
 def test_interrupted_while_measuring_leaves_no_record(tmp_path, monkeypatch):
     plan = plan_of()
     folder = claimed(tmp_path / "s", plan)

@@ -89,6 +89,7 @@ def test_it_learns(model: dict[str, Any], pia: float, precision: str) -> None:
     losses = [record["nll"] for record in result.history]
     assert losses[-1] < 0.96 * losses[0]
     assert not result.interrupted
+    assert not result.stop_requested
     popular = evaluate(Popularity(split.train), split.test, ks=(20,))["ndcg@20"]
     ours = evaluate(result.recommender, split.test, ks=(20,))["ndcg@20"]
     assert ours > 1.1 * popular
@@ -318,6 +319,7 @@ def test_ctrl_c_stops_with_a_checkpoint_and_resumes_equal(
     assert signal.getsignal(signal.SIGINT) is handler
     # At the last step of the last epoch nothing is left to interrupt.
     assert stopped.interrupted == (at != (3, 17))
+    assert stopped.stop_requested
     notes = Notes()
     resumed = run(folder=tmp_path, resume=True, observer=notes)
     assert [(report.epoch, report.step_in_epoch) for report in notes.reports[:1]] == goes_on

@@ -145,7 +145,7 @@ def _train(split: Split, experiment: Experiment, out: Path, name: str) -> Recomm
             )
     finally:
         torch.set_num_threads(threads)
-    if result.interrupted:
+    if result.stop_requested:
         raise KeyboardInterrupt
     result.recommender.save(out / name / MODEL)
     return result.recommender

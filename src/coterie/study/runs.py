@@ -179,6 +179,8 @@ def _run(
         result.recommender.save(folder.model(seed, setting.key), overwrite=True)
     folder.save(record)
     shutil.rmtree(unfinished, ignore_errors=True)
+    if result.stop_requested:  # after the last step: this run is kept, the next is not begun
+        raise KeyboardInterrupt
     return record
 
 

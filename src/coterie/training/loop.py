@@ -53,13 +53,18 @@ class StepReport:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training gives: the best epoch's recommender, and the record of each epoch."""
+    """What training gives: the best epoch's recommender, and the record of each epoch.
+
+    ``interrupted`` says that SIGINT left epochs undone; ``stop_requested`` that SIGINT came at all,
+    if only after the last step, so that whoever has more to do after training should not begin.
+    """
 
     recommender: Recommender
     history: list[dict[str, Any]]
     best_epoch: int | None
     best_value: float | None
     interrupted: bool
+    stop_requested: bool
 
 
 def train(
@@ -124,9 +129,10 @@ def train(
             if not _train_epoch(state, batches, experiment, observer, run_folder, stop_requested):
                 break
             _finish_epoch(state, train_data, validation, experiment, observer, run_folder)
+        requested = stop_requested()
     interrupted = not _finished(state.progress, experiment)
     run_folder.restore_best(state)
-    return _result(state, train_data, experiment, interrupted=interrupted)
+    return _result(state, train_data, experiment, interrupted=interrupted, stop_requested=requested)
 
 
 def check_data(train_data: Interactions, validation: HeldOut | None) -> None:
@@ -145,7 +151,12 @@ def check_data(train_data: Interactions, validation: HeldOut | None) -> None:
 
 
 def _result(
-    state: TrainingState, train_data: Interactions, experiment: Experiment, *, interrupted: bool
+    state: TrainingState,
+    train_data: Interactions,
+    experiment: Experiment,
+    *,
+    interrupted: bool,
+    stop_requested: bool,
 ) -> TrainingResult:
     progress = state.progress
     anchors = state.objective.anchors
@@ -165,7 +176,12 @@ def _result(
         },
     )
     return TrainingResult(
-        recommender, progress.history, progress.best_epoch, progress.best_value, interrupted
+        recommender,
+        progress.history,
+        progress.best_epoch,
+        progress.best_value,
+        interrupted,
+        stop_requested,
     )
 
 
