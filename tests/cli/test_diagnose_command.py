@@ -14,8 +14,11 @@ from coterie.cli.diagnose import named_folders
 from coterie.data.parts import Split
 from coterie.errors import ConfigError
 from coterie.mechanisms import diagnose as module
+from coterie.mechanisms.collaboration import Collaboration
 from coterie.mechanisms.diagnose import MEASURES, diagnose
+from coterie.mechanisms.mask_geometry import MaskGeometry
 from coterie.mechanisms.measurement import Budget
+from coterie.models.baselines.ease import EaseConfig
 from coterie.recommender import Recommender
 
 QUICK = ("--seconds", 0.5)
@@ -60,6 +63,57 @@ def test_for_people(coterie, workspace, other):
     assert "relative mask" in ended.out
     assert " ± " in ended.out
     assert "run: " in ended.out
+
+
+def test_a_file_gives_settings_and_flags_override_it(coterie, workspace, tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("[diagnose]\nseconds = 0.5\nseed = 4\nkeep_probability = 0.25\n")
+    command = ("diagnose", workspace.run, workspace.split, "--json", "--config", file)
+    (found,) = coterie(*command, "--seed", 5).json()["models"].values()
+    assert (found["seed"], found["keep_probability"]) == (5, 0.25)
+    flags = ("--seconds", 0.5, "--seed", 5, "--keep-probability", 0.25)
+    (same,) = coterie(*command[:-2], *flags).json()["models"].values()
+    for one in (found, same):
+        for measured in one["measurements"].values():
+            del measured["seconds"]
+    assert found == same
+    file.write_text("[diagnose]\nsecnds = 1\n")
+    ended = coterie(*command)
+    assert ended.code == 2
+    assert "did you mean 'seconds'" in ended.message()
+
+
+def test_tables_print_the_headlines_and_json_everything(coterie, workspace, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # a figure has one line
+    command = ("diagnose", workspace.run, workspace.split, *QUICK)
+    lines = [line.strip() for line in coterie(*command).out.splitlines()]
+    table = lines[: lines.index(MaskGeometry.title)]
+    for name, title in (("mask geometry", MaskGeometry), ("collaboration", Collaboration)):
+        start = next(at for at, line in enumerate(table) if line == name)
+        rows = table[start + 1 :]
+        blank = next(at for at, line in enumerate(rows) if not line or set(line) == {"─"})
+        assert blank == len(title.headline) <= 8
+    (found,) = coterie(*command, "--json").json()["models"].values()
+    assert len(found["measurements"]["mask_geometry"]["figures"]) > 20
+    assert "local_help_se" in found["measurements"]["collaboration"]["figures"]
+
+
+def test_a_baseline_is_measured_where_no_codes_are_needed(coterie, workspace, tmp_path):
+    train = Split.open(workspace.split).train
+    model = Recommender.fit(EaseConfig(l2=10.0), train).save(tmp_path / "ease")
+    command = ("diagnose", model, workspace.split, *QUICK)
+    (found,) = coterie(*command, "--json").json()["models"].values()
+    assert list(found["measurements"]) == ["mask_geometry"]
+    assert set(found["skipped"]) == set(MEASURES) - {"mask_geometry"}
+    assert all("ease is no autoencoder" in reason for reason in found["skipped"].values())
+    page = tmp_path / "report.html"
+    ended = coterie(*command, "--compare", workspace.run, "--html", page)
+    assert ended.code == 0, ended.err
+    assert "Not measured, drift, ease: ease is no autoencoder" in " ".join(ended.out.split())
+    assert "ease is no autoencoder" in page.read_text()
+    alone = coterie(*command, "--html", tmp_path / "alone.html")
+    assert alone.code == 0, alone.err
+    assert "no model has latent vectors" in alone.err
 
 
 def test_report(coterie, workspace, other, tmp_path):
@@ -118,7 +172,7 @@ def test_unknown_items_are_counted(coterie, workspace, tmp_path):
         (["--seconds", "0"], "diagnose.seconds"),
         (["--keep-probability", "1"], "diagnose.keep_probability"),
         (["--seed", "-1"], "diagnose.seed"),
-        (["--memory", "1e-4"], "memory budget"),
+        (["--memory", "1e-4"], "memory budget of 100 bytes"),
     ],
 )
 def test_mistakes(flags, expected, coterie, workspace):

@@ -5,7 +5,8 @@ import torch
 
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
-from coterie.mechanisms.attribution import explain
+from coterie.mechanisms.explanation import explain
+from coterie.models.baselines.ease import EaseConfig
 from coterie.recommender import Recommender
 
 HISTORY = ["1001", "1005", "1009"]
@@ -40,6 +41,29 @@ def test_for_people_with_titles_within_80_columns(coterie, workspace, monkeypatc
         assert heading in tables
     assert "candidates near this user" in ended.out
     assert "777" in ended.err
+
+
+def test_a_baseline_tells_what_a_score_rests_on_and_why_not_more(coterie, workspace, tmp_path):
+    train = Split.open(workspace.split).train
+    recommender = Recommender.fit(EaseConfig(l2=10.0), train)
+    path = recommender.save(tmp_path / "ease")
+    run = ("explain", path, workspace.split, "--history", *HISTORY, "--item", 1002)
+    facts = coterie(*run, "--json").json()
+    assert "no autoencoder" in facts["skipped"]
+    assert facts["neighbours"] == facts["item_neighbours"] == []
+    weights = recommender.model.state_dict()["weights"]
+    item = int(train.item_ids.to_index([1002])[0])
+    rows = train.item_ids.to_index(HISTORY)
+    expected = dict(zip(map(int, HISTORY), weights[rows, item].tolist(), strict=True))
+    found = {row["history_item_id"]: row["contribution"] for row in facts["contributions"]}
+    assert found == pytest.approx(expected, rel=1e-4), "EASE is a sum of weights"
+    figures = tmp_path / "figures"
+    shown = coterie(*run, "--figures", figures)
+    assert shown.code == 0, shown.err
+    assert "its score is" in shown.out
+    assert "nats" not in shown.out
+    assert "not known: ease is no autoencoder" in " ".join(shown.err.split())
+    assert sorted(file.name for file in figures.iterdir()) == ["attribution.png", "explanation.png"]
 
 
 @pytest.mark.parametrize("of", ["data", "split"])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from coterie.data.batches import UserBatch, UserBatches, user_batch
 from coterie.data.interactions import Interactions
+from coterie.errors import DataError
 from histories import batch_of, interactions_of, random_histories
 
 N_ITEMS = 13
@@ -139,3 +140,53 @@ def test_no_interactions_at_all_make_an_empty_epoch() -> None:
     batches = UserBatches(interactions_of([[], []], 3), 2, seed=0)
     assert (batches.n_users, batches.steps_per_epoch) == (0, 0)
     assert list(batches.epoch(0)) == []
+
+
+# ---- values and timestamps
+
+
+def with_extras(histories: list[list[int]], n_items: int) -> Interactions:
+    """Each entry's value and timestamp name its user and item."""
+    bare = interactions_of(histories, n_items)
+    names = bare.user_of_each() * 100 + bare.indices
+    return Interactions(
+        bare.indptr,
+        bare.indices,
+        bare.user_ids,
+        bare.item_ids,
+        names.astype(np.float32),
+        10**12 + names,
+    )
+
+
+def test_values_and_timestamps_stay_with_their_entries(tmp_path: Path) -> None:
+    data = with_extras(random_histories(9, 30, seed=2), 30)
+    opened = Interactions.open(data.save(tmp_path / "data"))
+    users = np.array([5, 0, 3, 5])
+    for source in (data, opened):
+        whole = user_batch(source, users, ("values", "timestamps"))
+        keep = torch.arange(len(whole.indices)) % 3 != 1
+        for batch in (whole, whole.select(keep), whole.to(torch.device("cpu"))):
+            names = torch.from_numpy(users)[batch.rows()] * 100 + batch.indices
+            assert batch.values is not None
+            assert batch.timestamps is not None
+            assert (batch.values.dtype, batch.timestamps.dtype) == (torch.float32, torch.int64)
+            assert torch.equal(batch.values, names.float())
+            assert torch.equal(batch.timestamps, 10**12 + names)
+    assert len(whole.select(keep).indices) < len(whole.indices)
+
+
+def test_batches_have_what_was_asked_for_and_no_more() -> None:
+    data = with_extras(random_histories(9, 30, seed=2), 30)
+    plain, timed = UserBatches(data, 4, 0), UserBatches(data, 4, 0, ("timestamps",))
+    for one, other in zip(plain.epoch(1), timed.epoch(1), strict=True):
+        assert (one.values, one.timestamps, other.values) == (None, None, None)
+        assert torch.equal(one.indices, other.indices)
+        assert other.timestamps is not None
+    assert timed.batch(1, 0).timestamps is not None
+
+
+@pytest.mark.parametrize(("extra", "said"), [("values", "ratings"), ("timestamps", "timestamps")])
+def test_data_that_lacks_what_is_asked_for(extra: str, said: str) -> None:
+    with pytest.raises(DataError, match=f"'interactions' has no {said}"):
+        user_batch(interactions_of([[1]], 2), np.array([0]), (extra,))

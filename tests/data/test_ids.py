@@ -83,6 +83,12 @@ def test_saved_ids_are_read_on_first_use(ids: list[object], tmp_path: Path) -> N
     assert opened == IdMap(ids)
 
 
+def test_brackets_in_a_folders_name_are_no_pattern(tmp_path: Path) -> None:
+    path = tmp_path / "a[1]" / "ids.parquet"
+    IdMap([3, 1]).save(path)
+    assert IdMap(path).ids.to_list() == [3, 1]
+
+
 def test_a_damaged_file_of_ids_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "ids.parquet"
     for content in (b"", b"PAR1 nonsense"):

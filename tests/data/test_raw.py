@@ -97,7 +97,9 @@ def as_rows(data: Interactions) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("name", RAW)
 def test_movielens_with_titles_and_genres(name: str, packing: Packing, tmp_path: Path) -> None:
-    data = read_interactions(packing(RAW[name], tmp_path))
+    folder = tmp_path / "a[1]"  # brackets are no pattern
+    folder.mkdir()
+    data = read_interactions(packing(RAW[name], folder))
     assert as_rows(data) == sorted(ROWS)
     assert data.items is not None
     assert data.items.select("item_id", "genres").rows() == [(3, "Comedy|Romance"), (20, None)]

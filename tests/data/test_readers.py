@@ -100,7 +100,9 @@ SOURCES = {
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_format_gives_the_same_interactions(name: str, tmp_path: Path) -> None:
-    data = read_interactions(SOURCES[name](tmp_path))
+    folder = tmp_path / "a[1]"  # brackets are no pattern
+    folder.mkdir()
+    data = read_interactions(SOURCES[name](folder))
     assert as_rows(data) == sorted(ROWS)
     assert data.user_ids.ids.to_list() == [4, 12, 30]
     assert data.item_ids.ids.to_list() == [5, 7, 100]

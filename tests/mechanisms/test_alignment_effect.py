@@ -9,20 +9,15 @@ from torch import Tensor
 
 from coterie.data.batches import UserBatch
 from coterie.errors import ConfigError, DataError
-from coterie.mechanisms import alignment_effect as module
-from coterie.mechanisms.alignment_effect import (
-    AlignmentEffect,
-    alignment_effect,
-    fitted_anchors,
-    mean_curvature,
-    plot_by_lambda,
-    predicted,
-)
+from coterie.mechanisms import curvature as module
+from coterie.mechanisms.alignment_effect import AlignmentEffect, alignment_effect
+from coterie.mechanisms.alignment_sweep import plot_by_lambda
+from coterie.mechanisms.centroids import fitted_anchors
+from coterie.mechanisms.curvature import predicted
 from coterie.mechanisms.measurement import Budget
 from coterie.models.posterior import Posterior
 from coterie.models.vae import VAE, ModelConfig
 from coterie.objectives.alignment import alignment, centroids
-from coterie.objectives.multinomial import multinomial_nll
 from histories import batch_of, interactions_of, random_histories
 from training.small_run import experiment, run, small_split
 
@@ -58,70 +53,6 @@ class Linear(VAE):
 def measured(model: VAE, **options: object) -> AlignmentEffect:
     options = {"lambda_a": 0.0, "generator": gen(1), **options}
     return alignment_effect(model, USERS, **options)  # type: ignore[arg-type]
-
-
-def test_fitted_anchors_are_what_minimising_the_penalty_finds() -> None:
-    mu, batch = draw(len(SOME), K).double(), batch_of(SOME, N_ITEMS)
-    logvar = draw(len(SOME), K, seed=1).double()
-    anchors = torch.zeros(N_ITEMS, K, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([anchors], max_iter=500, tolerance_grad=1e-12, tolerance_change=0)
-
-    def penalty() -> Tensor:
-        return alignment(Posterior(mu, logvar), *centroids(anchors, batch)).mean()
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = penalty()
-        loss.backward()
-        return loss
-
-    before = penalty().item()
-    optimizer.step(closure)  # type: ignore[arg-type]
-    found = fitted_anchors(interactions_of(SOME, N_ITEMS), mu)
-    np.testing.assert_allclose(found, anchors.detach().numpy(), atol=1e-6)
-    assert penalty().item() < before - 0.5, "or there was nothing to find"
-
-
-def test_items_of_nobody_have_an_anchor_of_zero() -> None:
-    found = fitted_anchors(interactions_of([[0, 2], [2]], 4), torch.tensor([[3.0], [6.0]]))
-    assert found.ravel().tolist() == pytest.approx([3, 0, (3 / 2 + 6) / (1 / 2 + 1), 0])
-
-
-def hessians(model: VAE, histories: list[list[int]], z: Tensor) -> Tensor:
-    """Of the negative log-likelihood in z, by plain autograd, ``[B, K, K]``."""
-
-    def loss(code: Tensor, history: list[int]) -> Tensor:
-        return multinomial_nll(model.decoder(code[None]), batch_of([history], N_ITEMS)).sum()
-
-    return torch.stack(
-        [
-            torch.autograd.functional.hessian(lambda c, h=history: loss(c, h), code)  # type: ignore[no-untyped-call]
-            for code, history in zip(z, histories, strict=True)
-        ]
-    )
-
-
-@pytest.mark.parametrize("hidden_dims", [(), (5,), (6, 5)])
-def test_curvature_is_that_of_the_full_hessian(hidden_dims: tuple[int, ...]) -> None:
-    model = VAE(ModelConfig(hidden_dims=hidden_dims, latent_dim=K), N_ITEMS).initialized(0)
-    model.decoder.table.data.mul_(3)
-    histories, z, n_probes = SOME[:6], draw(6, K), 1000
-    batch = batch_of(histories, N_ITEMS)
-    found = mean_curvature(model, batch, z, generator=gen(), n_probes=n_probes)
-    full = hessians(model, histories, z)
-    expected = full.diagonal(dim1=1, dim2=2).mean(1)
-    off = full - torch.diag_embed(full.diagonal(dim1=1, dim2=2))
-    error = (2 * off.square().sum((1, 2)) / n_probes).sqrt() / K  # of Rademacher probes
-    assert ((found - expected).abs() < 4.5 * error + 1e-5 * expected.abs()).all()
-    assert (error < 0.1 * expected.abs().max()).all(), "or the test could not fail"
-    assert not found.requires_grad
-
-
-def test_curvature_of_one_dimension_is_exact_with_one_probe() -> None:
-    model = VAE(ModelConfig(hidden_dims=(5,), latent_dim=1), N_ITEMS).initialized(0)
-    z = draw(6, 1)
-    found = mean_curvature(model, batch_of(SOME[:6], N_ITEMS), z, generator=gen(), n_probes=1)
-    torch.testing.assert_close(found, hessians(model, SOME[:6], z).flatten(), rtol=1e-4, atol=1e-6)
 
 
 def test_beta_adds_to_the_curvature() -> None:
@@ -269,6 +200,7 @@ def test_bad_input() -> None:
         {"n_masks": 1},
         {"lambda_a": -1.0},
         {"beta": -0.1},
+        {"gamma": -0.1},
     ):
         with pytest.raises(ConfigError, match="at least 2 masks"):
             measured(model, **wrong)

@@ -1,4 +1,4 @@
-"""Classes of pairs by hand, shares of help, far-but-related pairs, and given pairs' scores."""
+"""Classes of pairs by hand, shares of help, and which pairs are far but related."""
 
 from dataclasses import replace
 from functools import cache
@@ -8,20 +8,17 @@ import polars as pl
 import pytest
 import torch
 
-from coterie.errors import ConfigError, DataError
+from coterie.errors import ConfigError
 from coterie.mechanisms import collaboration as module
 from coterie.mechanisms.collaboration import (
     CLASSES,
     Collaboration,
     classify,
     collaboration,
-    pair_scores,
 )
-from coterie.mechanisms.encoding import encode
-from coterie.mechanisms.gradients import DecoderGradients, common_noise_codes
 from coterie.mechanisms.measurement import Budget
+from coterie.mechanisms.related import shared_taste, tastes
 from coterie.models.vae import VAE
-from histories import interactions_of
 from training.small_run import run, small_split
 
 BUDGET = Budget(seconds=0.3)
@@ -99,7 +96,7 @@ def test_the_interval_of_the_global_share_covers_it_and_narrows() -> None:
 def test_no_help_is_no_share_and_an_empty_class_is_announced() -> None:
     result = found()
     worse = replace(result, pairs=replace(result.pairs, change=np.ones(len(result.classes))))
-    assert worse.global_share == 0
+    assert worse.global_share == worse.related_share == 0
     assert worse.to_frame()["share_of_help"].to_list() == [0] * 4
     chosen = np.zeros(len(result.classes), dtype=bool)
     interval = module._bootstrap(worse.pairs, chosen, torch.Generator())
@@ -108,37 +105,41 @@ def test_no_help_is_no_share_and_an_empty_class_is_announced() -> None:
     assert any("Only 0 unrelated" in text for text in empty.warnings())
     assert "unrelated" not in empty.sentence().split("cosine")[1].split("Theorem")[0]
     assert len(empty.plot().axes) == 2
+    none = replace(result, classes=np.where(result.classes == 1, 3, result.classes))
+    assert none.figures()["related_cosine"] == none.related_share == 0
+    assert "far-but-related" not in none.sentence()
 
 
-def test_far_but_related_pairs_are_global_and_shown_by_their_titles() -> None:
+def test_far_but_related_pairs_are_the_tenth_of_the_global_with_most_shared_taste() -> None:
     result, data = found(), small_split().train
-    assert 0 < len(result.related) <= 10
-    counts = data.item_counts()
-    cosines = [pair.cosine for pair in result.related]
-    assert cosines == sorted(cosines, reverse=True)
-    chosen = result.classes == CLASSES.index("global")
-    assert cosines[0] == result.pairs.gradients.cosine[chosen].max()
-    for pair in result.related:
+    users, rows = np.unique(result.pairs.users, return_inverse=True)
+    taste = shared_taste(tastes(trained(), data, users), rows.reshape(-1, 2))
+    assert result.taste == pytest.approx(taste)
+    of_global = np.flatnonzero(result.classes == CLASSES.index("global"))
+    assert len(result.most_related) == np.ceil(len(of_global) / 10)
+    assert set(result.most_related) <= set(of_global)
+    others = np.setdiff1d(of_global, result.most_related)
+    assert taste[result.most_related].min() >= taste[others].max()
+    assert (np.diff(taste[result.most_related]) <= 0).all()
+    help_ = result.help
+    share = help_[result.most_related].sum() / help_[of_global].sum()
+    cosine = result.pairs.gradients.cosine[result.most_related].mean()
+    figures = result.figures()
+    assert figures["related_share_of_global_help"] == pytest.approx(share)
+    assert figures["related_cosine"] == pytest.approx(cosine)
+    assert f"give {share:.1%} of the global pairs' help" in result.sentence()
+    for pair, at in zip(result.related, result.most_related.tolist(), strict=False):
+        assert [pair.user, pair.other] == result.pairs.users[at].tolist()
         assert pair.input_distance > result.far
-        one, other = (
-            set(data.indices[data.indptr[w] : data.indptr[w + 1]].tolist())
-            for w in (pair.user, pair.other)
-        )
-        shared, mine, theirs = (
-            [int(title.removeprefix("Film ")) for title in titles]
-            for titles in (pair.shared, pair.of_user, pair.of_other)
-        )
-        assert shared
-        assert set(shared) <= one & other
-        assert set(mine) <= one - other
-        assert set(theirs) <= other - one
-        assert counts[shared].tolist() == sorted(counts[sorted(one & other)])[: len(shared)]
-        assert counts[mine].tolist() == sorted(counts[sorted(one - other)])[::-1][: len(mine)]
+    assert len(result.related) == min(10, len(result.most_related))
     frame = result.related_frame()
-    assert frame["cosine"].to_list() == cosines
+    assert frame["taste"].to_list() == pytest.approx(taste[result.most_related][: len(frame)])
     assert frame["shared"][0] == "; ".join(result.related[0].shared)
     plain = measured(item_titles=None).related[0]
     assert set(plain.shared) <= set(data.item_ids.to_ids(np.arange(data.n_items)).to_list())
+    assert [TITLES.index(title) for title in result.related[0].shared] == [
+        data.item_ids.to_ids(np.arange(data.n_items)).to_list().index(name) for name in plain.shared
+    ]
 
 
 def test_same_seed_same_result_and_another_seed_another() -> None:
@@ -156,44 +157,10 @@ def test_the_sentence_names_sample_share_and_interval() -> None:
     assert f"{found().share_interval[0]:.1%} to {found().share_interval[1]:.1%}" in text
 
 
-def test_given_pairs_scores_are_the_engines_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, model = small_split().train, trained()
-    pairs = np.random.default_rng(0).integers(0, data.n_users, (40, 2))
-    pairs = np.concatenate([pairs, pairs[:1, ::-1], [[5, 5]]])
-
-    def scores() -> module.PairScores:
-        return pair_scores(model, data, pairs, generator=torch.Generator().manual_seed(2))
-
-    once = scores()
-    everyone = np.arange(data.n_users)
-    codes = common_noise_codes(encode(model, data, everyone), 8, torch.Generator().manual_seed(2))
-    expected = DecoderGradients(model, data.to_scipy(), codes).pairs(pairs)
-    assert once.influence == pytest.approx(expected.influence, rel=1e-5)
-    assert once.cosine == pytest.approx(expected.cosine, rel=1e-5)
-    assert once.cosine[-2] == pytest.approx(once.cosine[0]), "symmetric"
-    assert once.cosine[-1] == pytest.approx(1)
-    monkeypatch.setattr(module, "SCORED_BYTES", 8 * 8 * data.n_items * 3)  # three pairs at a time
-    blocks = scores()
-    assert blocks.influence == pytest.approx(once.influence, rel=1e-6)
-    assert blocks.cosine == pytest.approx(once.cosine, rel=1e-6)
-    none = pair_scores(model, data, np.empty((0, 2), dtype=np.int64), generator=torch.Generator())
-    assert len(none.influence) == len(none.cosine) == 0
-
-
 def test_bad_input() -> None:
     data, model, generator = small_split().train, trained(), torch.Generator()
     with pytest.raises(ConfigError, match="one title per item, 160; got 1"):
         collaboration(model, data, generator=generator, item_titles=["one"])
-    for pairs, words in (
-        ([1, 2], "shape"),
-        ([[0, data.n_users]], "users 0"),
-        ([[-1, 0]], "users 0"),
-    ):
-        with pytest.raises(DataError, match=words):
-            pair_scores(model, data, np.array(pairs), generator=generator)
-    histories = interactions_of([[0], []], data.n_items)
-    with pytest.raises(DataError, match="without any item"):
-        pair_scores(model, histories, np.array([[0, 1]]), generator=generator)
 
 
 def test_plot_has_labels_and_no_window() -> None:

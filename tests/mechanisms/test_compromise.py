@@ -22,6 +22,7 @@ from coterie.mechanisms.compromise import (
     total_gaps,
 )
 from coterie.mechanisms.measurement import Budget
+from coterie.mechanisms.numbers import uncertain
 from coterie.models.posterior import Posterior
 from histories import interactions_of
 from training.small_run import experiment, run, small_split
@@ -145,7 +146,7 @@ def test_in_one_dimension_the_total_is_that_of_quadrature(offset: float, counts:
     if expected > 0:
         assert _error(found.gap) < 0.02 * expected, "or the test could not fail"
         spread = found.gap.std().item()
-        assert found.error.mean().item() == pytest.approx(spread, rel=0.2), "its own error"
+        assert found.gap_se.mean().item() == pytest.approx(spread, rel=0.2), "its own error"
     shared = quad(lambda z: min(norm.pdf(z, 0, sigma[0]), norm.pdf(z, offset, sigma[1])), -9, 11)
     assert found.overlap.mean().item() == pytest.approx(
         shared[0], abs=4 * _error(found.overlap) + 1e-6
@@ -208,8 +209,8 @@ def test_the_measure_on_a_trained_model() -> None:
         part = frame.filter(pl.col("kind") == kind)
         assert at[f"gap_{kind}"] == pytest.approx(part["gap"].mean())
         assert at[f"gap_{kind}"] < at[f"ceiling_{kind}"]
-        assert 0 < at[f"gap_{kind}_error"] < 0.2 * at[f"gap_{kind}"]
-        assert f"{at[f'gap_{kind}']:.4f} ± {at[f'gap_{kind}_error']:.4f}" in found.sentence()
+        assert 0 < at[f"gap_{kind}_se"] < 0.2 * at[f"gap_{kind}"]
+        assert uncertain(at[f"gap_{kind}"], at[f"gap_{kind}_se"]) in found.sentence()
     assert at["overlap_nearest"] > at["overlap_random"]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from coterie.errors import ConfigError, DataError
-from coterie.mechanisms.drift import Drift, drift, nearest
+from coterie.mechanisms.drift import Drift, drift
 from coterie.mechanisms.encoding import encode
 from coterie.mechanisms.measurement import Budget, SampleSize
 from coterie.models.vae import VAE, ModelConfig
@@ -72,21 +72,15 @@ def by_loops(model: VAE, users: list[int], k: int, n_masks: int, seed: int) -> l
 
 def test_drift_is_what_loops_over_users_give(monkeypatch: pytest.MonkeyPatch) -> None:
     model = linear_model()
-    monkeypatch.setattr("coterie.mechanisms.drift.BLOCK_BYTES", 4 * 59 * 7)  # blocks of 7 users
+    monkeypatch.setattr(
+        "coterie.mechanisms.neighbours.BLOCK_BYTES", 4 * 59 * 7
+    )  # blocks of 7 users
     found = drift(model, UNTIED, k=6, n_masks=3, generator=seeded(4))
     assert found.users.tolist() == list(range(1, 60))  # user 0 has no history
     expected = np.array(by_loops(model, list(range(1, 60)), 6, 3, seed=4))
     measured = np.stack([found.from_clean, found.between_masks, found.kept], axis=1)
     np.testing.assert_allclose(measured, expected, atol=1e-12)
     assert 0.1 < found.from_clean.mean() < 0.95  # not a trivial case
-
-
-def test_nearest_is_brute_force_and_never_oneself() -> None:
-    codes = torch.randn(50, 4, generator=seeded()) + 100  # far from the origin
-    distance = torch.cdist(codes.double(), codes.double()).fill_diagonal_(torch.inf)
-    expected = distance.argsort(dim=1)[:, :5].sort(dim=1).values.numpy()
-    np.testing.assert_array_equal(np.sort(nearest(codes, 5), axis=1), expected)
-    assert (nearest(torch.ones(4, 2), 3) != np.arange(4)[:, None]).all()
 
 
 def test_mask_variance_of_a_linear_encoder_is_known() -> None:

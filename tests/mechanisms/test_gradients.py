@@ -1,7 +1,7 @@
 """The factorised gradients against plain autograd in float64 on a tiny decoder."""
 
 import copy
-from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +22,19 @@ HISTORIES = random_histories(N_USERS + 1, N_ITEMS, seed=3, longest=9)[1:]
 DATA = interactions_of(HISTORIES, N_ITEMS)
 PAIRS = np.array([(u, v) for u in range(N_USERS) for v in range(N_USERS)])
 DEPTHS = [(), (6,), (4, 6)]
+GATED = {"name": "h-vamp-gated", "hidden_dims": (4, 6), "latent_dim": 6}
+GATED["prior"] = {"n_pseudo_inputs": 5}
+KINDS = [*({"hidden_dims": hidden, "latent_dim": 5} for hidden in DEPTHS), GATED]
+kinds = pytest.mark.parametrize("kind", KINDS, ids=["no layer", "tanh", "two tanh", "two gated"])
 
 
-@cache
 def model_of(hidden: tuple[int, ...]) -> VAE:
+    return network({"hidden_dims": hidden, "latent_dim": 5})
+
+
+def network(kind: dict[str, Any]) -> VAE:
     """A small network with weights far from the flat start."""
-    config = ModelConfig(hidden_dims=hidden, latent_dim=5)
+    config = ModelConfig.read(kind)
     model = VAE(config, N_ITEMS).initialized(1).eval()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -53,8 +60,15 @@ def oracle_loss(model: VAE, weights: list[Tensor], user: int, codes: Tensor) -> 
     """Mean over codes ``[S, K]`` of the textbook loss of one user's history."""
     named = dict(zip([n for n, _ in model.decoder.named_parameters()], weights, strict=True))
     hidden = codes
+
+    def linear(name: str) -> Tensor:
+        return hidden @ named[f"layers.{name}.weight"].T + named[f"layers.{name}.bias"]
+
     for at in range(len(model.decoder.layers)):
-        hidden = torch.tanh(hidden @ named[f"layers.{at}.weight"].T + named[f"layers.{at}.bias"])
+        if f"layers.{at}.gate.bias" in named:
+            hidden = linear(f"{at}.value") / (1 + torch.exp(-linear(f"{at}.gate")))
+        else:
+            hidden = torch.tanh(linear(str(at)))
     logits = hidden @ named["table"].T + named["bias"]
     x = dense_of(HISTORIES, N_ITEMS)[user].double()
     return -(x * torch.log_softmax(logits, 1)).sum(1).mean()
@@ -66,9 +80,9 @@ def oracle_gradient(model: VAE, user: int, codes: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-@pytest.mark.parametrize("hidden", DEPTHS)
-def test_norms_influence_and_mismatches_are_autograds(hidden: tuple[int, ...]) -> None:
-    model = model_of(hidden)
+@kinds
+def test_norms_influence_and_mismatches_are_autograds(kind: dict[str, Any]) -> None:
+    model = network(kind)
     codes, found = codes_of(model), gradients_of(model).pairs(PAIRS)
     own = [oracle_gradient(model, u, codes[u]) for u in range(N_USERS)]
     for at, (u, v) in enumerate(PAIRS.tolist()):
@@ -87,9 +101,9 @@ def test_norms_influence_and_mismatches_are_autograds(hidden: tuple[int, ...]) -
     assert found.cosine == pytest.approx(found.influence / (found.norm * found.other_norm))
 
 
-@pytest.mark.parametrize("hidden", DEPTHS)
-def test_steepest_is_the_largest_over_the_draws(hidden: tuple[int, ...]) -> None:
-    model = model_of(hidden)
+@kinds
+def test_steepest_is_the_largest_over_the_draws(kind: dict[str, Any]) -> None:
+    model = network(kind)
     codes, found = codes_of(model), gradients_of(model).pairs(PAIRS)
     for at, (u, v) in enumerate(PAIRS.tolist()):
         slopes = [0.0]
@@ -100,12 +114,10 @@ def test_steepest_is_the_largest_over_the_draws(hidden: tuple[int, ...]) -> None
         assert found.steepest[at] == pytest.approx(max(slopes), rel=1e-5)
 
 
-@pytest.mark.parametrize("hidden", DEPTHS)
+@kinds
 @pytest.mark.parametrize("learning_rate", [1e-4, 0.02])
-def test_changes_are_those_of_a_step_in_float64(
-    hidden: tuple[int, ...], learning_rate: float
-) -> None:
-    model = model_of(hidden)
+def test_changes_are_those_of_a_step_in_float64(kind: dict[str, Any], learning_rate: float) -> None:
+    model = network(kind)
     codes, found = codes_of(model), gradients_of(model).changes(PAIRS, learning_rate)
     for at, (u, v) in enumerate(PAIRS.tolist()):
         weights = weights_of(model)
@@ -150,6 +162,9 @@ def test_influences_alone_are_the_same_and_blocks_do_not_matter(
     found = gradients_of(model_of((4, 6)))
     whole, change = found.pairs(PAIRS), found.changes(PAIRS, 0.01)
     assert found.influences(PAIRS) == pytest.approx(whole.influence, rel=1e-12)
+    grams = found.grams(PAIRS)
+    assert grams.shape == (len(PAIRS), S, S)
+    assert grams.mean((1, 2)).tolist() == pytest.approx(whole.influence, rel=1e-12)
     monkeypatch.setattr(module, "BLOCK_BYTES", 4 * S * N_ITEMS * 5)  # five pairs
     again = gradients_of(model_of((4, 6)))
     for name in vars(whole):
@@ -189,8 +204,21 @@ def test_noise_is_common_and_a_point_mass_has_one_code() -> None:
         common_noise_codes(posterior, 0, torch.Generator())
 
 
+def test_grams_are_inner_products_of_single_codes_gradients() -> None:
+    model = network(GATED)
+    codes, u, v = codes_of(model), 2, 5
+    single = [[oracle_gradient(model, w, codes[w, s : s + 1]) for s in range(S)] for w in (u, v)]
+    expected = [[(one @ other).item() for other in single[1]] for one in single[0]]
+    found = gradients_of(model).grams(np.array([[u, v]]))[0]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
 def test_a_decoder_of_another_kind_is_refused() -> None:
     model = copy.deepcopy(model_of((6,)))
     model.decoder.hidden = lambda z: torch.relu(model.decoder.layers[0](z.float()))  # type: ignore[method-assign]
     with pytest.raises(ConfigError, match="tanh"):
+        gradients_of(model)
+    model = copy.deepcopy(model_of((6,)))
+    model.decoder.layers[0] = torch.nn.Identity()
+    with pytest.raises(ConfigError, match="this Identity is of another kind"):
         gradients_of(model)

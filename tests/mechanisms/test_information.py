@@ -10,16 +10,15 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from coterie.data.batches import UserBatch
 from coterie.errors import ConfigError, DataError
-from coterie.mechanisms import information as module
-from coterie.mechanisms.information import (
-    Information,
-    information,
-    mean_variance,
-    standard_normal,
-    tells_users_apart,
-)
+from coterie.mechanisms import densities as module
+from coterie.mechanisms.active_units import mean_variance, tells_users_apart
+from coterie.mechanisms.densities import standard_normal
+from coterie.mechanisms.information import Information, information
 from coterie.mechanisms.measurement import Budget
+from coterie.models.config import PriorConfig
+from coterie.models.encoders import MlpEncoder
 from coterie.models.posterior import Posterior
+from coterie.models.priors import CompositePrior
 from coterie.models.vae import VAE, ModelConfig
 from histories import interactions_of
 from training.small_run import run, small_split
@@ -51,10 +50,14 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=gen(seed))
 
 
-def measured(mu: Tensor, logvar: Tensor, **options: object) -> Information:
+def measured(
+    mu: Tensor, logvar: Tensor, *, prior: torch.nn.Module | None = None, **options: object
+) -> Information:
     users = interactions_of([[user] for user in range(len(mu))], len(mu))
     options = {"generator": gen(1), "keep_probability": 1.0, **options}
-    return information(Known(mu, logvar), users, **options)  # type: ignore[arg-type]
+    model = Known(mu, logvar)
+    model.prior = prior or model.prior  # type: ignore[assignment]
+    return information(model, users, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("spread", "variance"), [(2.0, 0.5), (0.3, 0.6)])
@@ -104,11 +107,12 @@ def test_the_mixture_density_is_that_of_torch_distributions(
     z = Posterior(mu, logvar).sample(gen(3))
     parts = Independent(Normal(mu.double(), (0.5 * logvar.double()).exp()), 1)
     own = parts.log_prob(z.double())
-    from_prior, from_mixture, from_others = module._gains(Posterior(mu, logvar), z, standard_normal)
+    found, mixed, others_only = module.log_densities(Posterior(mu, logvar), z)
+    torch.testing.assert_close(found, own, rtol=0, atol=1e-5)
     mixture = MixtureSameFamily(Categorical(torch.ones(n).double()), parts)
-    torch.testing.assert_close(own - from_mixture, mixture.log_prob(z.double()), rtol=0, atol=1e-5)
-    prior = Normal(0.0, 1.0).log_prob(z).sum(1).double()
-    torch.testing.assert_close(own - from_prior, prior, rtol=0, atol=1e-2)  # the prior in float32
+    torch.testing.assert_close(mixed, mixture.log_prob(z.double()), rtol=0, atol=1e-5)
+    prior = Normal(0.0, 1.0).log_prob(z.double()).sum(1)
+    torch.testing.assert_close(standard_normal(z.double()), prior)
     for user in range(n):
         others = [other for other in range(n) if other != user]
         densities = torch.stack(
@@ -120,23 +124,66 @@ def test_the_mixture_density_is_that_of_torch_distributions(
             ]
         )
         expected = torch.logsumexp(densities, 0) - math.log(n - 1)
-        assert (own - from_others)[user].item() == pytest.approx(expected.item(), abs=1e-5)
-    assert from_others.min() < from_mixture.min(), "or leaving out oneself made no difference"
+        assert others_only[user].item() == pytest.approx(expected.item(), abs=1e-5)
+    assert others_only.max() < mixed.max(), "or leaving out oneself made no difference"
+
+
+class Shifted(torch.nn.Module):
+    """``N(1, 1.5²)`` in each dimension, the same for all users."""
+
+    normal = Normal(1.0, 1.5)
+
+    def log_density(self, z: Tensor, encoder: object, batch: UserBatch) -> Tensor:
+        return self.normal.log_prob(z).sum(1)
 
 
 def test_another_prior_is_measured_by_sampling() -> None:
-    mu, logvar = draw(2000, 3), torch.full((2000, 3), -1.0)
-    prior = Normal(1.0, 1.5)
-    found = measured(mu, logvar, n_draws=5, log_prior=lambda z: prior.log_prob(z).sum(1))
+    """Means from N(0, s²): q̄ and both parts are Gaussians, against N(1, 1.5²) too."""
+    n, k, spread, variance = 3000, 3, 1.0, np.exp(-1.0)
+    mu, logvar = draw(n, k), torch.full((n, k), -1.0)
+    found = measured(mu, logvar, n_draws=5, prior=Shifted())
     posterior = Normal(mu.double(), (0.5 * logvar.double()).exp())
-    expected = kl_divergence(posterior, prior).sum(1).mean().item()
-    assert found.kl == pytest.approx(expected, abs=0.03)
+    expected = kl_divergence(posterior, Shifted.normal).sum(1).mean().item()
+    assert found.kl_se < 0.02 * expected, "or the test could not fail"
+    assert found.kl == pytest.approx(expected, abs=4 * found.kl_se)
+    aggregated = Normal(0.0, (spread + variance) ** 0.5)
+    rest = k * kl_divergence(aggregated, Shifted.normal).item()
+    assert found.marginal_kl == pytest.approx(rest, abs=4 * found.marginal_kl_se + 0.02)
+    assert found.kl == pytest.approx(found.mutual_information + found.marginal_kl)
+    assert (found.prior_kl, found.prior_kl_se) == (found.kl, found.kl_se)
+    assert found.kl == found.kl_sampled
     standard = measured(mu, logvar)
     assert abs(standard.kl - expected) > 0.3, "or the test could not fail"
-    assert found.kl == found.kl_sampled
     assert standard.mutual_information == pytest.approx(
         found.mutual_information, abs=4 * standard.mutual_information_se
     )
+
+
+def test_a_prior_that_follows_the_history_leaves_the_split_to_the_standard_normal() -> None:
+    """RecVAE's composite prior, with the posterior itself for its older encoder."""
+    mu, logvar = 2 * draw(1500, 2), torch.full((1500, 2), -2.0)
+    config = PriorConfig.read({"kind": "composite", "weights": (0.2, 0.7, 0.1), "wide_logvar": 3.0})
+    prior = CompositePrior(config, MlpEncoder(1, (2,), 2, variational=True))
+    prior.snapshot.forward = Known(mu, logvar).encode  # type: ignore[method-assign]
+    found = measured(mu, logvar, prior=prior, n_draws=3)
+    standard = measured(mu, logvar, n_draws=3)
+    assert not found.fixed_prior
+    for name in ("kl", "kl_se", "mutual_information", "marginal_kl"):
+        assert getattr(found, name) == getattr(standard, name)
+    assert found.kl == pytest.approx(found.mutual_information + found.marginal_kl)
+    z, weights = torch.linspace(-14, 14, 8001).double(), torch.tensor([0.2, 0.7, 0.1]).double()
+    expected = 0.0
+    for mean in mu[:300].double().flatten():  # by quadrature, dimension by dimension
+        own = Normal(mean, np.exp(-1.0))
+        parts = [Normal(0.0, 1.0), own, Normal(0.0, np.exp(1.5))]
+        log_p = torch.logsumexp(torch.stack([p.log_prob(z) for p in parts]).T + weights.log(), 1)
+        log_q = own.log_prob(z)
+        expected += float(torch.trapezoid(log_q.exp() * (log_q - log_p), z)) / 300
+    assert found.prior_kl == pytest.approx(expected, abs=4 * found.prior_kl_se)
+    assert found.prior_kl_se < 0.05 * found.kl
+    assert found.prior_kl < 0.3 * found.kl
+    assert "follows each user's history" in found.sentence()
+    assert "divergence from N(0, 1)" in found.sentence()
 
 
 def test_it_says_when_the_information_is_at_its_limit() -> None:
@@ -144,8 +191,8 @@ def test_it_says_when_the_information_is_at_its_limit() -> None:
     found = measured(3 * draw(n, 20), torch.full((n, 20), -6.0))
     assert found.mutual_information == pytest.approx(math.log(n), abs=1e-6)
     assert found.saturated
-    assert "log N = 5.70" in found.warnings()[0]
-    assert "at least 5.70" in found.sentence()
+    assert "log N = 5.704" in found.warnings()[0]
+    assert "at least 5.704 of them" in found.sentence()
     assert found.mutual_information_upper == pytest.approx(found.kl), "as I ≤ E KL"
 
 

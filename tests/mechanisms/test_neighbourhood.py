@@ -9,8 +9,10 @@ from torch import Tensor
 
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, DataError
+from coterie.mechanisms.gradients import jackknife
 from coterie.mechanisms.measurement import Budget
-from coterie.mechanisms.neighbourhood import Neighbourhood, draw_noise, jackknife, neighbourhood
+from coterie.mechanisms.neighbourhood import Neighbourhood, neighbourhood
+from coterie.mechanisms.numbers import percent
 from coterie.models.vae import VAE, ModelConfig
 from coterie.recommender import Recommender
 from histories import batch_of, dense_of, interactions_of, random_histories
@@ -44,6 +46,11 @@ def found(model: VAE, community: Interactions = COMMUNITY, **options: object) ->
     return neighbourhood(model, community, np.array(MINE), **given)  # type: ignore[arg-type]
 
 
+def common_noise() -> Tensor:
+    """What the measure draws first if it takes all users."""
+    return torch.randn(N_DRAWS, 3, generator=seeded(), dtype=torch.float64)
+
+
 def loss_gradient(model: VAE, codes: Tensor, history: list[int]) -> Tensor:
     """``∇_θ mean_s ℓ(x, z_s)`` over all decoder parameters, by autograd."""
     x = dense_of([history], N_ITEMS)[0]
@@ -65,7 +72,7 @@ def test_every_figure_is_what_autograd_gives(name: str, hidden: tuple[int, ...])
     model = tiny(name, hidden)
     measured = found(model)
     assert sorted(measured.users) == list(range(1, 9)), "all but the user without a history"
-    noise = draw_noise(model, N_DRAWS, seeded())  # all users are taken: nothing else is drawn
+    noise = common_noise()  # all users are taken: nothing else is drawn
     mine = codes(model, MINE, noise)
     g_u = loss_gradient(model, mine, MINE)
     for at, user in enumerate(measured.users):
@@ -89,7 +96,7 @@ def test_every_figure_is_what_autograd_gives(name: str, hidden: tuple[int, ...])
 
 def test_carriers_are_the_shared_items_terms_by_autograd() -> None:
     model = tiny()
-    measured, noise = found(model, k=8), draw_noise(tiny(), N_DRAWS, seeded())
+    measured, noise = found(model, k=8), common_noise()
 
     def output_rows(history: list[int]) -> Tensor:
         """Gradient of table and bias, ``[I, H + 1]``."""
@@ -120,7 +127,7 @@ def test_carriers_are_the_shared_items_terms_by_autograd() -> None:
 
 def test_help_is_what_a_real_step_does() -> None:
     """The loss's fall by a small step on v, over that of the same step on u."""
-    model, noise = tiny(), draw_noise(tiny(), N_DRAWS, seeded())
+    model, noise = tiny(), common_noise()
     measured = found(model)
     mine = codes(model, MINE, noise)
     x = dense_of([MINE], N_ITEMS)[0].double()
@@ -154,7 +161,7 @@ def test_a_twin_is_inside_the_radius_and_helps_wholly() -> None:
     assert measured.certified[twin]
     assert measured.w1[twin] == pytest.approx(0, abs=1e-5)
     assert measured.n_shared[twin] == len(MINE)
-    assert measured.help_error[twin] < 1e-4 < measured.help_error.max(), "of a ratio: it is certain"
+    assert measured.help_se[twin] < 1e-4 < measured.help_se.max(), "of a ratio: it is certain"
     assert found(model, interactions_of([*HISTORIES, MINE], N_ITEMS), user=9).users.max() == 8
 
 
@@ -212,9 +219,7 @@ def test_same_seed_same_result_and_other_seed_within_the_errors() -> None:
     assert first.to_dict() == again.to_dict()
     assert not first.to_frame().equals(other.to_frame())
     both = first.to_frame().join(other.to_frame(), on="user_id", suffix="_2")
-    apart = (both["help"] - both["help_2"]) / (
-        both["help_error"] ** 2 + both["help_error_2"] ** 2
-    ).sqrt()
+    apart = (both["help"] - both["help_2"]) / (both["help_se"] ** 2 + both["help_se_2"] ** 2).sqrt()
     assert float((apart.abs() < 3).mean()) > 0.9
 
 
@@ -249,7 +254,7 @@ def test_what_it_says_and_draws() -> None:
     measured = found(tiny(), k=3)
     text = measured.sentence()
     assert f"user {measured.users[0]}" in text
-    assert f"{measured.help[0]:.0%}" in text
+    assert percent(measured.help[0], measured.help_se[0]) in text
     assert set(measured.to_dict()) == {"name", "figures", "sentence", "warnings", "sample"}
     figure = measured.plot()
     bars, cloud = figure.axes

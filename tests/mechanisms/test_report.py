@@ -10,7 +10,7 @@ import pytest
 
 from coterie.errors import ConfigError, StorageError
 from coterie.mechanisms.measurement import SampleSize
-from coterie.mechanisms.page import Image, Panel, Point, Section, Table, number, render, with_errors
+from coterie.mechanisms.page import Image, Panel, Point, Section, Table, render
 from coterie.mechanisms.report import by_text, sections, write_figures, write_report
 from coterie.mechanisms.style import new_figure
 from mechanisms.fake_measurements import Fake, Map, diagnosis
@@ -201,54 +201,6 @@ def test_sections_of_others_can_be_rendered() -> None:
         assert text in page
     with pytest.raises(ConfigError, match="'mine' repeatedly"):
         render("Title", [section, section])
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "–"),
-        (float("nan"), "–"),
-        (float("inf"), "inf"),
-        (3, "3"),
-        (-12345.0, "−12,345"),
-        (12345.6, "12,346"),
-        (0.123456, "0.1235"),
-        (-0.5, "−0.5"),
-        (1.5e-7, "1.5e-07"),
-        (True, "True"),
-        ("a-b", "a-b"),
-    ],
-)
-def test_numbers(value: object, text: str) -> None:
-    assert number(value) == text
-
-
-def test_figures_carry_their_uncertainty() -> None:
-    figures = {
-        "mean_gap": -0.12345,
-        "mean_gap_se": 0.0021,
-        "large": 1234.5,
-        "large_se": 12.0,
-        "other_error": 3.0,
-        "exact": 1.0,
-        "exact_se": 0.0,
-        "w1": 0.5,
-        "w1_low": 0.4,
-        "w1_high": 0.6,
-        "missing": float("nan"),
-        "missing_se": 0.1,
-        "bad": 0.5,
-        "bad_se": float("nan"),
-    }
-    assert with_errors(figures) == {
-        "mean gap": "−0.123 ± 0.002",
-        "large": "1,234 ± 12",
-        "other error": "3",
-        "exact": "1",
-        "w1": "0.5 (0.4 to 0.6)",
-        "missing": "–",
-        "bad": "0.5",
-    }
 
 
 def test_many_marks_become_a_bitmap() -> None:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from coterie.cli.app import new_app
-from coterie.cli.options import Json, Overwrite, Section, Settings, accepts
+from coterie.cli.options import ConfigFile, Json, Overwrite, Section, Settings, accepts
 from coterie.cli.output import Output
 from coterie.cli.paths import (
     DATA_FORMAT,
@@ -38,8 +38,9 @@ from coterie.mechanisms.diagnose import (
 from coterie.mechanisms.diagnose import diagnose as measure
 from coterie.mechanisms.latent_map import latent_map
 from coterie.mechanisms.measurement import Budget, Measurement
-from coterie.mechanisms.page import with_errors
+from coterie.mechanisms.numbers import with_errors
 from coterie.mechanisms.report import by_model, by_text, measured, write_figures, write_report
+from coterie.models.vae import VAE
 from coterie.recommender import Recommender
 
 EXAMPLES = """\
@@ -80,6 +81,16 @@ class DiagnoseOptions(Config):
         return Budget(self.seconds, self.memory * 1e6)
 
 
+Others = Annotated[
+    tuple[Path, ...],
+    Parameter(
+        help="Other models to measure on the same users.",
+        consume_multiple=True,
+        negative_iterable=(),
+        show_default=False,
+    ),
+]
+
 app = new_app("diagnose", EXAMPLES)
 
 
@@ -91,20 +102,11 @@ def diagnose(
     /,
     *,
     settings: Settings,
-    compare: Annotated[
-        tuple[Path, ...],
-        Parameter(
-            help="Other models to measure on the same users.",
-            consume_multiple=True,
-            negative_iterable=(),
-            show_default=False,
-        ),
-    ] = (),
+    compare: Others = (),
     html: Annotated[Path | None, Parameter(help="Report to write, one file.")] = None,
-    figures: Annotated[
-        Path | None, Parameter(help="Folder to write each plot to, as PNG and SVG.")
-    ] = None,
+    figures: Annotated[Path | None, Parameter(help="Folder for each plot, as PNG and SVG.")] = None,
     overwrite: Overwrite = False,
+    config: ConfigFile = None,
     json: Json = False,
 ) -> None:
     """Measure who helps whom in a trained model, and why."""
@@ -140,15 +142,15 @@ def diagnose(
         "html": None if html is None else str(html),
         "figures": [str(file) for file in files],
     }
-    written = [f"Written: {escape(str(html))}"] if html else []
-    if files:
-        written.append(f"Written: {len(files)} files in {escape(str(figures))}")
-    output.result(
-        facts,
-        f"Measured on the {what} of {escape(str(data))}:",
-        figures_table(diagnoses),
-        *_findings(diagnoses, space),
-        *written,
+    title = f"Measured on the {what} of {escape(str(data))}:"
+    written = _written(html, figures, len(files))
+    output.result(facts, title, figures_table(diagnoses), *_findings(diagnoses, space), *written)
+
+
+def _written(html: Path | None, figures: Path | None, n_files: int) -> list[str]:
+    told = [] if html is None else [f"Written: {escape(str(html))}"]
+    return (
+        told if figures is None else [*told, f"Written: {n_files} files in {escape(str(figures))}"]
     )
 
 
@@ -224,12 +226,20 @@ def _map(
     options: DiagnoseOptions,
     output: Output,
 ) -> Measurement | None:
+    models = {
+        name: recommender.model
+        for name, recommender in recommenders.items()
+        if isinstance(recommender.model, VAE)
+    }
+    if not models:
+        output.note("Without a map of the latent space: no model has latent vectors.")
+        return None
     try:
         return latent_map(
-            {name: recommender.model for name, recommender in recommenders.items()},
+            models,
             user_items,
             generator=generator_for(options.seed, "latent_map"),
-            budget=options.budget.share(MAP_SHARE * len(recommenders)),
+            budget=options.budget.share(MAP_SHARE * len(models)),
         )
     except DataError as error:
         output.note(f"Without a map of the latent space: {error}")
@@ -265,7 +275,7 @@ def figures_table(diagnoses: Mapping[str, Diagnosis]) -> Table:
     for model in diagnoses:
         table.add_column(escape(model), justify="right", overflow="fold")
     for name in measured(diagnoses):
-        figures = [found.figures().get(name, {}) for found in diagnoses.values()]
+        figures = [found.headlines(name) for found in diagnoses.values()]
         cells = [with_errors(values) for values in figures]
         table.add_row(name.replace("_", " "), style="bold")
         for figure in dict.fromkeys(key for each in cells for key in each):

@@ -17,11 +17,14 @@ from coterie.cli.recommend import Ids, read_ids
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.errors import ConfigError, DataError, StorageError
-from coterie.mechanisms.attribution import Attribution, Explanation, find_user
-from coterie.mechanisms.attribution import explain as measure
+from coterie.mechanisms.attribution import Attribution
+from coterie.mechanisms.explanation import Explanation, find_user
+from coterie.mechanisms.explanation import explain as measure
 from coterie.mechanisms.measurement import Measurement
-from coterie.mechanisms.neighbourhood import Neighbourhood, item_names, shortened
+from coterie.mechanisms.neighbourhood import Neighbourhood
+from coterie.mechanisms.numbers import percent
 from coterie.mechanisms.style import new_figure, save_figure
+from coterie.mechanisms.titles import item_names, shortened
 from coterie.recommender import Recommender
 
 EXAMPLES = """\
@@ -89,13 +92,15 @@ def explain(
         "model": str(model),
         "data": str(data),
         "user": user,
-        "history_items": found.neighbourhood.n_history,
+        "history_items": found.n_history,
+        "skipped": found.skipped or None,
         **found.to_dict(),
         "written": written,
     }
-    near, of = found.neighbourhood, found.attribution
-    tables = (neighbour_table(near), item_table(of), holder_table(of))
-    said = [near.sentence(), of.sentence()]
+    said, of = [part.sentence() for part in found.parts], found.attribution
+    tables = [item_table(of)]
+    if found.neighbourhood is not None:
+        tables = [neighbour_table(found.neighbourhood), *tables, holder_table(of)]
     where = [f"Written: {', '.join(written)}"] if written else []
     output.result(facts, *map(escape, said), *tables, *map(escape, where))
 
@@ -107,8 +112,8 @@ def neighbour_table(near: Neighbourhood) -> Table:
     named = dict(zip(best["rank"], item_names(best), strict=True))
     shown = {
         "user": [shortened(str(user), 12) for user in frame["user_id"]],
-        "help": [f"{value:6.1%}" for value in frame["help"]],
-        "±": [f"{value:5.1%}" for value in frame["help_error"]],
+        "help": [percent(value).rjust(6) for value in frame["help"]],
+        "±": [percent(value).rjust(5) for value in frame["help_se"]],
         "W1": [f"{value:5.2f}" for value in frame["w1"]],
         "radius": [f"{value:5.2f}" for value in frame["radius"]],
         "shared": frame["n_shared"],
@@ -127,7 +132,9 @@ def item_table(of: Attribution) -> Table:
     shown = {
         "item": [name if new else "" for name, new in zip(names, first, strict=True)],
         "rests on": [shortened(name, WIDE) for name in item_names(other)],
-        "nats": [f"{value:+6.3f}" for value in frame["contribution"]],
+        "nats" if of.probabilistic else "score": [
+            f"{value:+6.3f}".replace("-", "−") for value in frame["contribution"]
+        ],
     }
     return _plain(shown, "what the scores rest on (fall if left out)")
 
@@ -137,7 +144,7 @@ def holder_table(of: Attribution) -> Table:
     near = of.neighbours_frame()
     texts: dict[Any, list[str]] = {}
     for item, user, influence in near.select("item_id", "user_id", "influence").iter_rows():
-        texts.setdefault(item, []).append(f"{shortened(str(user), 12)} ({influence:.0%})")
+        texts.setdefault(item, []).append(f"{shortened(str(user), 12)} ({percent(influence)})")
     items = of.catalogue[of.items]
     shown = {
         "item": [shortened(name, WIDE) for name in item_names(items)],
@@ -184,8 +191,5 @@ def _refuse_figures(folder: Path, *, overwrite: bool) -> None:
 
 def _write(found: Explanation, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
-    parts: tuple[Measurement, ...] = (found, found.neighbourhood, found.attribution)
-    return [
-        str(save_figure(part.plot(), folder / name))
-        for part, name in zip(parts, FIGURES, strict=True)
-    ]
+    parts: tuple[Measurement, ...] = (found, *found.parts)
+    return [str(save_figure(part.plot(), folder / f"{part.name}.png")) for part in parts]

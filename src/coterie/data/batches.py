@@ -3,8 +3,9 @@
 Letters: ``B`` users in the batch, ``I`` items, ``nnz`` interactions in the batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from coterie.data.interactions import Interactions
+from coterie.errors import DataError
+
+Extra = Literal["values", "timestamps"]  # what a batch has for each entry if it is asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +33,17 @@ class UserBatch:
         ``1 / sqrt(n)`` L2-normalises the row; masking divides it by the keep probability.
     n_items
         I.
+    values, timestamps
+        Of each entry, where they were asked for: float32 ``[nnz]``, and int64 ``[nnz]`` in seconds
+        since 1970.
     """
 
     indptr: Tensor
     indices: Tensor
     scale: Tensor
     n_items: int
+    values: Tensor | None = None
+    timestamps: Tensor | None = None
 
     @property
     def n_users(self) -> int:
@@ -72,7 +81,13 @@ class UserBatch:
         """Keep the entries where ``keep`` (bool ``[nnz]``) is true; ``scale`` is unchanged."""
         kept = torch.zeros(len(keep) + 1, dtype=torch.int64, device=keep.device)
         torch.cumsum(keep, 0, out=kept[1:])
-        return replace(self, indptr=kept[self.indptr], indices=self.indices[keep])
+        return replace(
+            self,
+            indptr=kept[self.indptr],
+            indices=self.indices[keep],
+            values=None if self.values is None else self.values[keep],
+            timestamps=None if self.timestamps is None else self.timestamps[keep],
+        )
 
     def to(self, device: torch.device) -> "UserBatch":
         """The same batch on another device."""
@@ -81,11 +96,29 @@ class UserBatch:
             indptr=self.indptr.to(device),
             indices=self.indices.to(device),
             scale=self.scale.to(device),
+            values=None if self.values is None else self.values.to(device),
+            timestamps=None if self.timestamps is None else self.timestamps.to(device),
         )
 
 
-def user_batch(data: Interactions, users: np.ndarray) -> UserBatch:
-    """The batch of the given internal user indices, int ``[B]``, read from memory or a map."""
+def extra_of(data: Interactions, name: Extra) -> np.ndarray:
+    """The values or the timestamps, ``[nnz]``; :class:`DataError` if the data has none."""
+    array: np.ndarray | None = getattr(data, name)
+    if array is None:
+        column = {"values": "ratings", "timestamps": "timestamps"}[name]
+        raise DataError(
+            f"{data.name!r} has no {column}, and the settings need them: a weighting by recency "
+            "and masks by time need timestamps, a weighting by rating needs ratings. Prepare the "
+            "data from a file that has them, or choose other settings."
+        )
+    return array
+
+
+def user_batch(data: Interactions, users: np.ndarray, extras: Collection[Extra] = ()) -> UserBatch:
+    """The batch of the given internal user indices, int ``[B]``, read from memory or a map.
+
+    ``extras`` are to be read as well; :class:`DataError` if the data lacks one.
+    """
     starts = np.asarray(data.indptr[users])
     lengths = np.asarray(data.indptr[users + 1]) - starts
     indptr = np.zeros(len(users) + 1, dtype=np.int64)
@@ -94,7 +127,11 @@ def user_batch(data: Interactions, users: np.ndarray) -> UserBatch:
     indices = data.indices[picked].astype(np.int64)
     scale = 1 / np.sqrt(np.maximum(lengths, 1), dtype=np.float32)
     return UserBatch(
-        torch.from_numpy(indptr), torch.from_numpy(indices), torch.from_numpy(scale), data.n_items
+        torch.from_numpy(indptr),
+        torch.from_numpy(indices),
+        torch.from_numpy(scale),
+        data.n_items,
+        **{name: torch.from_numpy(np.asarray(extra_of(data, name)[picked])) for name in extras},
     )
 
 
@@ -103,11 +140,13 @@ class UserBatches:
     """Shuffled epochs over the users who have at least one interaction.
 
     The order of users is a pure function of ``(seed, epoch)``, so training can resume anywhere.
+    ``extras`` are what the batches have beside the items.
     """
 
     data: Interactions
     batch_size: int
     seed: int
+    extras: tuple[Extra, ...] = ()
 
     def __post_init__(self) -> None:
         users = np.flatnonzero(self.data.history_lengths)
@@ -125,14 +164,15 @@ class UserBatches:
 
     def batch(self, epoch: int, index: int) -> UserBatch:
         """Batch ``index`` (0 … steps_per_epoch − 1) of ``epoch``."""
-        order = self._order(epoch)
-        return user_batch(self.data, order[index * self.batch_size : (index + 1) * self.batch_size])
+        users = self._order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        return user_batch(self.data, users, self.extras)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[UserBatch]:
         """The batches of ``epoch`` from batch ``start`` on."""
         order = self._order(epoch)
         for first in range(start * self.batch_size, len(order), self.batch_size):
-            yield user_batch(self.data, order[first : first + self.batch_size])
+            users = order[first : first + self.batch_size]
+            yield user_batch(self.data, users, self.extras)
 
     def _order(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])

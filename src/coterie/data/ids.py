@@ -42,7 +42,7 @@ class IdMap:
         """External ids in index order, shape ``[n]``, dtype ``Int64``, ``UInt64`` or ``String``."""
         assert self._path is not None
         try:
-            ids = pl.read_parquet(self._path, columns=["id"])["id"]
+            ids = pl.read_parquet(self._path, columns=["id"], glob=False)["id"]
         except (OSError, pl.exceptions.PolarsError) as error:
             raise ArtifactError(f"{self._path} is damaged or missing: {error}.") from error
         if ids.dtype not in (pl.Int64, pl.UInt64, pl.String) or ids.null_count():

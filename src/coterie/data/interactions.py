@@ -294,7 +294,7 @@ def _facts(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 def _item_table(path: Path) -> pl.DataFrame:
     file = path / ITEM_TABLE
     try:
-        table = pl.read_parquet(file)
+        table = pl.read_parquet(file, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(f"{file} is damaged: {error!r}.") from error
     if "item_id" not in table.columns:

@@ -115,8 +115,11 @@ class Split:
         return path
 
     @classmethod
-    def open(cls, path: Path | str, *, verify: bool = False) -> "Split":
+    def open(cls, path: Path | str, *, verify: bool = False, test: bool = True) -> "Split":
         """Open a split folder; the arrays are memory-mapped, the ids read on first use.
+
+        Without ``test`` no file of the test part is touched, and no users take its place: for work
+        that must not see it, such as tuning.
 
         Raises
         ------
@@ -127,7 +130,7 @@ class Split:
         manifest = read_manifest(path, FORMAT, FORMAT_VERSION, verify=verify)
         hashes = _facts(path, manifest)
         parts = {}
-        for name in PARTS:
+        for name in PARTS if test else PARTS[:3]:
             parts[name] = Interactions.open(path / name, verify=verify)
             if sha256(path / name / MANIFEST) != hashes.get(name):
                 raise ArtifactError(
@@ -137,10 +140,14 @@ class Split:
         shared = {name: _with_items_of(train, part, path / name) for name, part in parts.items()}
         try:
             validation = HeldOut(shared["validation_fold_in"], shared["validation_held_out"])
-            test = HeldOut(shared["test_fold_in"], shared["test_held_out"])
+            if test:
+                tested = HeldOut(shared["test_fold_in"], shared["test_held_out"])
+            else:
+                nobody = train.rows(np.empty(0, dtype=np.int64))
+                tested = HeldOut(nobody, nobody)
         except DataError as error:
             raise ArtifactError(f"{path} is damaged: {error}") from error
-        return cls(train, validation, test, manifest["protocol"], manifest["settings"])
+        return cls(train, validation, tested, manifest["protocol"], manifest["settings"])
 
     def _parts(self) -> dict[str, Interactions]:
         validation, test = self.validation, self.test

@@ -194,7 +194,7 @@ def _movielens_csv(events: Sequence[Path], extra: Sequence[Path]) -> RawData:
     text = TextFormat(",", True, 1, columns, quoted=True, third_is_time=False)
     items = None
     if extra:
-        table = pl.read_csv(extra[0], infer_schema=False)
+        table = pl.read_csv(extra[0], infer_schema=False, glob=False)
         if not {"movieId", "title", "genres"} <= set(table.columns):
             raise DataError(f"{extra[0].name}: expected movieId, title, genres: {table.columns}.")
         items = _items(*(table[name].to_list() for name in ("movieId", "title", "genres")))

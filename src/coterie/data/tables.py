@@ -79,7 +79,7 @@ def _scan(source: Any, options: PrepareOptions) -> tuple[pl.LazyFrame, TextForma
     if kind == "parquet":
         return pl.scan_parquet(path, glob=False), None
     if kind == "ipc":
-        return pl.scan_ipc(path), None
+        return pl.scan_ipc(path, glob=False), None
     if kind == "ipc-stream":
         return pl.read_ipc_stream(path).lazy(), None
     if kind != "text":

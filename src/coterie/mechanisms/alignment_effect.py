@@ -5,113 +5,26 @@ history's anchors and of the variance towards 0) and 3.2 (under a quadratic mode
 the pull leaves ``τ = L/(L + 2λ_A)`` of the distance and ``τ²`` of the variance across masks).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import polars as pl
-import scipy.sparse as sp
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from coterie.data.batches import UserBatch, user_batch
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError
+from coterie.mechanisms.centroids import fitted_anchors, shares_of
+from coterie.mechanisms.curvature import LEAST_USERS, Predicted, curvatures, predicted
 from coterie.mechanisms.encoding import encode
 from coterie.mechanisms.measurement import Budget, Measurement, SampleSize, choose, with_histories
+from coterie.mechanisms.numbers import number, uncertain
 from coterie.mechanisms.style import BLACK, BLUE, VERMILION, new_figure
 from coterie.models.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-LEAST_USERS = 10
-N_PROBES = 4  # per user; the error is then mostly that between users
-USERS_AT_ONCE = 256  # whose logits are held while the curvature is measured
-
-
-class Predicted(NamedTuple):
-    """What Prop. 3.2 leaves of the distance (``tau``) and of the variance (``tau2``)."""
-
-    tau: np.ndarray
-    tau2: np.ndarray
-
-
-def predicted(lambda_as: Sequence[float] | np.ndarray, curvature: float) -> Predicted:
-    """``τ = L/(L + 2λ_A)`` and ``τ²`` for each weight, in [0, 1]: Prop. 3.2 of arXiv 2511.06781.
-
-    Raises
-    ------
-    ConfigError
-        A weight is negative, or the curvature is not positive: the quadratic model needs L > 0.
-    """
-    weights = np.asarray(lambda_as, dtype=float)
-    if not curvature > 0 or (weights < 0).any():
-        raise ConfigError(
-            "The quadratic model of Prop. 3.2 needs a curvature above 0 and weights of at least 0, "
-            f"got {curvature} and {weights.tolist()}."
-        )
-    tau = curvature / (curvature + 2 * weights)
-    return Predicted(tau, tau**2)
-
-
-def fitted_anchors(user_items: Interactions, means: Tensor) -> np.ndarray:
-    """The anchors ``[I, K]`` that minimise ``L_A`` for codes that stay: our derivation.
-
-    ``e_i = Σ_{u∋i} μ_u/n_u  /  Σ_{u∋i} 1/n_u``, from the zero of the gradient of the mean over
-    users of ``(1/n_u) Σ_{i∈S_u} ‖μ_u − e_i‖²``; with several masks ``μ_u`` is their mean. They
-    exist for every model, also for one trained without alignment, so models compare. Zero for
-    items that nobody has. O(nnz · K).
-
-    Parameters
-    ----------
-    user_items
-        Whole histories ``[U, I]``.
-    means
-        ``[U, K]``, row by row the codes of those users.
-    """
-    shares = _shares(user_items)
-    weights = np.asarray(shares.sum(0))
-    sums: np.ndarray = shares.T @ means.double().numpy()
-    return sums / np.where(weights > 0, weights, 1)[:, None]
-
-
-def mean_curvature(
-    model: VAE, batch: UserBatch, z: Tensor, *, generator: torch.Generator, n_probes: int = N_PROBES
-) -> Tensor:
-    """Mean eigenvalue of the Hessian of ``ℓ(x, z)`` in z, per user: ``[B]``, in nats.
-
-    ``trace/K`` by Hutchinson's estimate with random signs v: ``E vᵀ∇²ℓ v`` is the trace, and
-    ``∇²ℓ v`` costs about three passes through the output layer.
-
-    Parameters
-    ----------
-    model
-        Only its decoder is used.
-    batch
-        Whole histories of B users: the targets.
-    z
-        Codes ``[B, K]``.
-    generator
-        On the CPU; draws the probes.
-    """
-    table, bias = model.decoder.table.detach(), model.decoder.bias.detach()
-    batch = batch.to(table.device)
-    sums = F.embedding_bag(batch.indices, table, batch.indptr[:-1], mode="sum")
-    z = z.detach().to(table.device).requires_grad_()
-    with torch.enable_grad():
-        hidden = model.decoder.hidden(z)
-        nll = batch.lengths * torch.logsumexp(F.linear(hidden, table, bias), 1)
-        nll = nll - (hidden * sums).sum(1)  # biases add a constant
-        (gradient,) = torch.autograd.grad(nll.sum(), z, create_graph=True)
-        traces = torch.zeros(len(z), device=table.device)
-        for _ in range(n_probes):
-            signs = torch.randint(0, 2, z.shape, generator=generator).to(z) * 2 - 1
-            (product,) = torch.autograd.grad(gradient, z, signs, retain_graph=True)
-            traces += (signs * product).sum(1)
-    return traces.detach().cpu() / (n_probes * z.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +35,7 @@ class AlignmentEffect(Measurement):
     ----------
     sample
         Users.
-    lambda_a, beta, keep_probability
+    lambda_a, beta, gamma, keep_probability
         What the model was trained with.
     user_ids, lengths
         External ids and history lengths ``[N]``.
@@ -157,13 +70,25 @@ class AlignmentEffect(Measurement):
         "Prop. 3.1 of arXiv 2511.06781 gives the penalty ‖μ − ē‖² + tr Σ + spread of the anchors; "
         "fitted anchors minimise it for the codes as they are (our derivation), from the sampled "
         "users themselves. Prop. 3.2 predicts τ = L/(L + 2λ_A) of the distance and τ² of the "
-        "variance across masks; L is the mean eigenvalue of the Hessian of E[ℓ] + β KL in μ, by "
-        "Hutchinson's estimate at codes drawn from the posteriors of masked histories."
+        "variance across masks; L is the mean eigenvalue of the Hessian of E[ℓ] + β KL in μ (with "
+        "γ n in β's place in RecVAE), by Hutchinson's estimate at codes drawn from the posteriors "
+        "of masked histories."
     )
 
+    headline: ClassVar[tuple[str, ...]] = (
+        "distance",
+        "distance_relative",
+        "mask_variance",
+        "mask_variance_relative",
+        "spread",
+        "curvature",
+        "tau",
+        "tau2",
+    )
     sample: SampleSize
     lambda_a: float
     beta: float
+    gamma: float
     keep_probability: float
     user_ids: np.ndarray
     lengths: np.ndarray
@@ -192,13 +117,13 @@ class AlignmentEffect(Measurement):
         found = {
             "lambda_a": self.lambda_a,
             "distance": float(self.distance.mean()),
-            "distance_se": _error(self.distance),
+            "distance_se": _standard_error(self.distance),
             "distance_relative": self._relative(float(self.distance.mean()), 1),
             "mask_variance": float(self.mask_variance.mean()),
-            "mask_variance_se": _error(self.mask_variance),
+            "mask_variance_se": _standard_error(self.mask_variance),
             "mask_variance_relative": self._relative(float(self.mask_variance.mean()), 2),
             "posterior_variance": float(self.posterior_variance.mean()),
-            "posterior_variance_se": _error(self.posterior_variance),
+            "posterior_variance_se": _standard_error(self.posterior_variance),
             "anchor_spread": self.anchor_spread,
             "spread": self.spread,
             "curvature": self.curvature,
@@ -209,7 +134,7 @@ class AlignmentEffect(Measurement):
         if self.distance_learnt is not None:
             found |= {
                 "distance_learnt": float(self.distance_learnt.mean()),
-                "distance_learnt_se": _error(self.distance_learnt),
+                "distance_learnt_se": _standard_error(self.distance_learnt),
             }
         return found
 
@@ -220,24 +145,25 @@ class AlignmentEffect(Measurement):
         """Distance, variance across masks, and what Prop. 3.2 says of both."""
         found = self.figures()
         text = (
-            f"In this sample a user's code lies {found['distance']:.2f} ± "
-            f"{found['distance_se']:.2f} from the centroid of its items' fitted anchors, "
-            f"{found['distance_relative']:.2f} of the spread between users; masks move it with a "
-            f"variance of {found['mask_variance']:.3g}, {found['mask_variance_relative']:.2f} of "
-            "the variance between users."
+            f"In this sample a user's code lies "
+            f"{uncertain(found['distance'], found['distance_se'])} from the centroid of its items' "
+            f"fitted anchors, {number(found['distance_relative'], 2)} of the spread between users; "
+            "masks move it with a variance of "
+            f"{uncertain(found['mask_variance'], found['mask_variance_se'])}, "
+            f"{number(found['mask_variance_relative'], 2)} of the variance between users."
         )
         if self.curvature <= 0:
             return text
-        curvature = f"the mean curvature of {self.curvature:.2f} ± {self.curvature_se:.2f} nats"
+        curvature = f"the mean curvature of {uncertain(self.curvature, self.curvature_se)} nats"
         if self.lambda_a == 0:
             return (
                 f"{text} The model was trained without alignment; with {curvature}, λ_A = "
-                f"{self.curvature / 2:.2f} would be predicted to halve the distance."
+                f"{number(self.curvature / 2, 3)} would be predicted to halve the distance."
             )
         return (
             f"{text} With {curvature}, λ_A = {self.lambda_a:g} is predicted to leave "
-            f"{found['tau']:.2f} of the distance and {found['tau2']:.2f} of the variance across "
-            "masks; models trained with and without alignment show whether it does."
+            f"{number(found['tau'], 2)} of the distance and {number(found['tau2'], 2)} of the "
+            "variance across masks; models trained with and without alignment show whether it does."
         )
 
     def warnings(self) -> list[str]:
@@ -245,8 +171,8 @@ class AlignmentEffect(Measurement):
         if self.curvature > 0:
             return []
         return [
-            f"The mean curvature is {self.curvature:.3g}, not above 0: the quadratic model of "
-            "Prop. 3.2 predicts nothing here."
+            f"The mean curvature is {number(self.curvature, 3)}, not above 0: the quadratic model "
+            "of Prop. 3.2 predicts nothing here."
         ]
 
     def to_frame(self) -> pl.DataFrame:
@@ -274,7 +200,8 @@ class AlignmentEffect(Measurement):
             ),
         )
         for axis, (values, color, label) in zip(axes, shown, strict=True):
-            axis.scatter(self.lengths, values, 10, color=color, alpha=0.25, linewidths=0)
+            dots: Any = {"alpha": 0.25, "linewidths": 0, "rasterized": True}  # thousands of them
+            axis.scatter(self.lengths, values, 10, color=color, **dots)
             axis.axhline(values.mean(), color=BLACK, label=f"mean {values.mean():.2f}")
             axis.set_xscale("log")
             axis.xaxis.set_major_formatter("{x:g}")
@@ -293,6 +220,7 @@ def alignment_effect(
     anchors: Tensor | None = None,
     keep_probability: float = 0.5,
     beta: float = 0.2,
+    gamma: float = 0.0,
     generator: torch.Generator,
     budget: Budget = Budget(),  # noqa: B008 - frozen
     n_masks: int = 5,
@@ -311,8 +239,9 @@ def alignment_effect(
         Learnt anchors ``[I, K]``, if the model kept them (``Recommender.anchors``).
     keep_probability
         ρ of the masks, in (0, 1].
-    beta
-        The cap of β in training: it is part of the curvature.
+    beta, gamma
+        The weight ``β + γn`` of the KL term in training, β at its cap and n the user's items: it
+        is part of the curvature.
     generator
         Chooses users, masks, codes and probes.
     budget
@@ -327,7 +256,7 @@ def alignment_effect(
     DataError
         Fewer than ten users with a history.
     """
-    _check(model, lambda_a, anchors, keep_probability, beta, n_masks)
+    _check(model, lambda_a, anchors, keep_probability, beta, gamma, n_masks)
     available, half = with_histories(user_items), budget.share(0.5)
     sample = _sample_size(model, user_items, half, len(available), n_masks)
     users = choose(available, sample.used, generator)
@@ -335,13 +264,18 @@ def alignment_effect(
         model, user_items, users, keep_probability, generator, n_masks
     )
     chosen = user_items.rows(users)
-    shares, table = _shares(chosen), fitted_anchors(chosen, mean)
+    shares, table = shares_of(chosen), fitted_anchors(chosen, mean)
     centroid, squares = shares @ table, shares @ np.square(table).sum(1)
-    curvatures, curvature_sample = _curvatures(
-        model, user_items, available, keep_probability, generator, half
+    curved, curvature_sample = curvatures(
+        model,
+        user_items,
+        available,
+        keep_probability,
+        beta=beta,
+        gamma=gamma,
+        generator=generator,
+        budget=half,
     )
-    if model.config.variational:
-        curvatures = curvatures + beta  # the Hessian of β · ½‖μ‖²
     noise = mask_variance / n_masks  # what the mean over so few masks adds to a squared distance
     learnt = None
     if anchors is not None:
@@ -351,6 +285,7 @@ def alignment_effect(
         sample,
         lambda_a,
         beta,
+        gamma,
         keep_probability,
         user_ids=np.asarray(chosen.user_ids.ids),
         lengths=chosen.history_lengths,
@@ -360,8 +295,8 @@ def alignment_effect(
         posterior_variance=posterior_variance,
         anchor_spread=float((squares - np.square(centroid).sum(1)).mean()),
         spread=max(between, 0.0) ** 0.5,
-        curvature=float(curvatures.mean()),
-        curvature_se=_error(curvatures),
+        curvature=float(curved.mean()),
+        curvature_se=_standard_error(curved),
         curvature_sample=curvature_sample,
     )
 
@@ -372,13 +307,14 @@ def _check(
     anchors: Tensor | None,
     keep_probability: float,
     beta: float,
+    gamma: float,
     n_masks: int,
 ) -> None:
-    if not (0 < keep_probability <= 1 and n_masks >= 2 and lambda_a >= 0 and beta >= 0):
+    if not (0 < keep_probability <= 1 and n_masks >= 2 and min(lambda_a, beta, gamma) >= 0):
         raise ConfigError(
             "The effect of alignment needs a keep_probability in (0, 1], at least 2 masks, and "
-            f"lambda_a and beta of at least 0; got {keep_probability}, {n_masks}, {lambda_a} and "
-            f"{beta}."
+            f"lambda_a, beta and gamma of at least 0; got {keep_probability}, {n_masks}, "
+            f"{lambda_a}, {beta} and {gamma}."
         )
     expected = (model.n_items, model.config.latent_dim)
     if anchors is not None and tuple(anchors.shape) != expected:
@@ -426,103 +362,11 @@ def _across_masks(
     return mean, (squares / (n_masks - 1)).numpy(), trace.numpy()
 
 
-def _curvatures(
-    model: VAE,
-    user_items: Interactions,
-    available: np.ndarray,
-    keep_probability: float,
-    generator: torch.Generator,
-    budget: Budget,
-) -> tuple[np.ndarray, SampleSize]:
-    """Mean eigenvalue of the Hessian of ``ℓ`` in z for some users, at codes of masked input."""
-    n_items, width = model.decoder.table.shape
-    sample = budget.most(
-        len(available),
-        operations=2 * n_items * width * (2 + 3 * N_PROBES),
-        memory=24 * n_items,
-        least=LEAST_USERS,
-        unit="users",
-    )
-    users = choose(available, sample.used, generator)
-    posterior = encode(
-        model, user_items, users, keep_probability=keep_probability, generator=generator
-    )
-    z = posterior.sample(generator)
-    at_once = min(USERS_AT_ONCE, max(1, int(budget.memory // (24 * n_items))))
-    found = [
-        mean_curvature(
-            model,
-            user_batch(user_items, users[start : start + at_once]),
-            z[start : start + at_once],
-            generator=generator,
-        )
-        for start in range(0, len(users), at_once)
-    ]
-    return torch.cat(found).double().numpy(), sample
-
-
-def _shares(user_items: Interactions) -> sp.csr_array:
-    """``1/n_u`` for each of a user's items: a row times anchors is their centroid."""
-    lengths = user_items.history_lengths
-    return sp.csr_array(
-        (1 / np.repeat(lengths, lengths), user_items.indices, user_items.indptr),
-        shape=(user_items.n_users, user_items.n_items),
-    )
-
-
 def _distance(mean: Tensor, centroid: np.ndarray, noise: np.ndarray) -> np.ndarray:
     squares = (mean - torch.from_numpy(centroid)).square().sum(1).numpy()
     distance: np.ndarray = np.sqrt(np.maximum(squares - noise, 0))
     return distance
 
 
-def _error(values: np.ndarray) -> float:
+def _standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / len(values) ** 0.5)
-
-
-def plot_by_lambda(results: Sequence[AlignmentEffect]) -> "Figure":
-    """Distance and variance across masks against λ_A, relative to λ_A = 0, beside τ and τ².
-
-    The line takes the curvature of the model trained without alignment; the crosses take each
-    model's own, because decoder and curvature change when the codes move together.
-
-    Raises
-    ------
-    ConfigError
-        Not exactly one of the results has λ_A = 0, or there is no other.
-    """
-    plain = [result for result in results if result.lambda_a == 0]
-    if len(plain) != 1 or len(results) < 2:
-        raise ConfigError(
-            "A comparison by λ_A needs exactly one result with lambda_a = 0 and at least one "
-            f"other, got the weights {[result.lambda_a for result in results]}."
-        )
-    results = sorted(results, key=lambda result: result.lambda_a)
-    weights = np.array([result.lambda_a for result in results])
-    line = np.linspace(0, weights[1], 100)
-    line = np.concatenate([line, np.geomspace(weights[1], weights[-1], 100)])
-    figure, axes = new_figure(2, height=4.2)
-    panels = (("distance", "distance to centroid"), ("mask_variance", "variance across masks"))
-    for at, (axis, (key, label)) in enumerate(zip(axes, panels, strict=True)):
-        symbol = ("τ", "τ²")[at]
-        if plain[0].curvature > 0:
-            theory = predicted(line, plain[0].curvature)[at]
-            axis.plot(line, theory, "--", color=BLACK, label=f"predicted {symbol}, L at λ_A = 0")
-        own = [result.prediction[at][0] for result in results]
-        axis.plot(weights, own, "x", color=BLACK, label=f"predicted {symbol}, each model's L")
-        for suffix, marker, color, name in (
-            ("", "o-", BLUE, "measured"),
-            ("_relative", "s-", VERMILION, "measured, relative to users' spread"),
-        ):
-            base = plain[0].figures()[key + suffix]
-            if base > 0:  # nothing varies across masks that keep everything
-                ratios = [result.figures()[key + suffix] / base for result in results]
-                axis.plot(weights, ratios, marker, color=color, label=name)
-        axis.set_xscale("symlog", linthresh=weights[1])
-        axis.set_xticks(weights, [f"{weight:g}" for weight in weights])
-        axis.minorticks_off()
-        axis.set_xlabel("weight of the alignment, λ_A")
-        axis.set_ylabel(f"{label}\n/ that at λ_A = 0")
-        axis.set_ylim(0, 1.6 * max(1.0, float(axis.dataLim.y1)))
-        axis.legend(loc="upper right")
-    return figure

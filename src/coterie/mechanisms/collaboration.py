@@ -1,7 +1,7 @@
 """Local, global and unrelated pairs of users: who is inside whose radius, and whose steps help."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -9,12 +9,13 @@ import polars as pl
 import torch
 
 from coterie.data.interactions import Interactions
-from coterie.errors import ConfigError, DataError
-from coterie.mechanisms.encoding import encode
-from coterie.mechanisms.gradients import DecoderGradients, common_noise_codes
+from coterie.errors import ConfigError
+from coterie.mechanisms.measured_pairs import MeasuredPairs, measure_pairs
 from coterie.mechanisms.measurement import Budget, Measurement, SampleSize
+from coterie.mechanisms.numbers import percent, uncertain
+from coterie.mechanisms.pairs import standard_error
+from coterie.mechanisms.related import RelatedPair, related_pairs, shared_taste, tastes
 from coterie.mechanisms.style import COLLABORATION, new_figure
-from coterie.mechanisms.transfer import MeasuredPairs, mean_and_error, measure_pairs
 from coterie.models.vae import VAE
 
 if TYPE_CHECKING:
@@ -23,37 +24,9 @@ if TYPE_CHECKING:
 NEAREST, FAR = 0.05, 0.5  # quantiles of the L1 distance; the definitions are fixed
 CLASSES = (*COLLABORATION, "between")  # local, global, unrelated, and the rest
 N_RESAMPLES = 1000
-N_SHOWN, TITLES_SHOWN = 10, 4
+RELATED = 0.1  # of the global pairs; the texts say "the tenth"
+N_SHOWN = 10
 FEW_PAIRS = 30
-SCORED_BYTES = 2.5e8  # of probabilities held at once by pair_scores
-
-
-@dataclass(frozen=True, eq=False)
-class RelatedPair:
-    """A global pair with aligned gradients.
-
-    Parameters
-    ----------
-    user, other
-        Internal indices.
-    input_distance
-        ``‖x_u − x_v‖₁``.
-    cosine, influence
-        Of the two users' gradients.
-    shared
-        Titles of common items, the rarest first.
-    of_user, of_other
-        Titles that only the one user has, the most popular first.
-    """
-
-    user: int
-    other: int
-    input_distance: int
-    cosine: float
-    influence: float
-    shared: tuple[str, ...]
-    of_user: tuple[str, ...]
-    of_other: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +45,10 @@ class Collaboration(Measurement):
         The L1 distances up to which a pair is local, and above which it may be global.
     share_interval
         95 % bootstrap interval of the global share, over users; NaN if nothing helps.
+    taste
+        float64 ``[P]``: ``related.shared_taste``.
     related
-        Global pairs with the largest cosine.
+        The global pairs with the most shared taste, at most 10.
     """
 
     name: ClassVar[str] = "collaboration"
@@ -91,7 +66,19 @@ class Collaboration(Measurement):
         "and are farther than the median, the rest is between. Help is the fall of u's loss by a "
         "real step on v, where it falls, in nats at the stated η. Errors are ± one standard error, "
         "robust to pairs that share a user; the interval of the global share is a bootstrap over "
-        "users."
+        "users. Far-but-related pairs are the tenth of the global pairs with the most shared "
+        "taste: the cosine of the two histories, each item weighted by how much likelier the "
+        "user's own code makes it than the sampled users' codes on average (ours)."
+    )
+    headline: ClassVar[tuple[str, ...]] = (
+        "global_share",
+        "global_share_of_pairs",
+        "local_share_of_help",
+        "local_share_of_pairs",
+        "local_cosine",
+        "global_cosine",
+        "related_cosine",
+        "related_share_of_global_help",
     )
     sample: SampleSize
     pairs: MeasuredPairs
@@ -99,6 +86,7 @@ class Collaboration(Measurement):
     near: float
     far: float
     share_interval: tuple[float, float]
+    taste: np.ndarray
     related: tuple[RelatedPair, ...]
 
     @property
@@ -116,16 +104,36 @@ class Collaboration(Measurement):
             else 0.0
         )
 
+    @property
+    def most_related(self) -> np.ndarray:
+        """Places of the far-but-related pairs, the most shared taste first; int64."""
+        of_global = np.flatnonzero(self.classes == CLASSES.index("global"))
+        order = np.argsort(-self.taste[of_global], kind="stable")
+        places: np.ndarray = of_global[order[: int(np.ceil(RELATED * len(of_global)))]]
+        return places
+
+    @property
+    def related_share(self) -> float:
+        """Help from far-but-related pairs / help from all global pairs; 0 if none helps."""
+        total = float(self.help[self.classes == CLASSES.index("global")].sum())
+        return float(self.help[self.most_related].sum()) / total if total else 0.0
+
     def figures(self) -> dict[str, float]:
         """The global share and, per class, shares of pairs and of help, and means."""
+        cosine, of_pairs = self.pairs.gradients.cosine[self.most_related], self.pairs.users
         found = {
             "global_share": self.global_share,
             "global_share_low": self.share_interval[0],
             "global_share_high": self.share_interval[1],
             "learning_rate": self.pairs.learning_rate,
+            "related_share_of_global_help": self.related_share,
+            "related_cosine": float(cosine.mean()) if len(cosine) else 0.0,
+            "related_cosine_se": standard_error(cosine, of_pairs[self.most_related]),
         }
         for row in self.to_frame().iter_rows(named=True):
-            for name in ("share_of_pairs", "share_of_help", "certified", "cosine", "help"):
+            for name in ("share_of_pairs", "share_of_help", "certified"):
+                found[f"{row['class']}_{name}"] = row[name]
+            for name in ("cosine", "cosine_se", "help", "help_se"):
                 found[f"{row['class']}_{name}"] = row[name]
         return found
 
@@ -134,18 +142,30 @@ class Collaboration(Measurement):
         rows = {row["class"]: row for row in self.to_frame().iter_rows(named=True)}
         low, high = self.share_interval
         cosines = ", ".join(
-            f"{rows[name]['cosine']:.3f} ± {rows[name]['cosine_error']:.3f} for {name} pairs"
+            f"{uncertain(rows[name]['cosine'], rows[name]['cosine_se'])} for {name} pairs"
             for name in COLLABORATION
             if rows[name]["n_pairs"]
         )
         certified = self.pairs.certified.mean()
         return (
             f"In this sample of {self.sample} and {len(self.classes):,} random pairs, global pairs "
-            f"are {rows['global']['share_of_pairs']:.1%} of the pairs and give "
-            f"{self.global_share:.1%} of the help (95 % interval {low:.1%} to {high:.1%}); local "
-            f"pairs are {rows['local']['share_of_pairs']:.1%} and give "
-            f"{rows['local']['share_of_help']:.1%}. The mean cosine of gradients is {cosines}. "
-            f"Theorem 2.3 certifies {certified:.1%} of the pairs from their mismatches."
+            f"are {percent(rows['global']['share_of_pairs'])} of the pairs and give "
+            f"{percent(self.global_share)} of the help (95 % interval {percent(low)} to "
+            f"{percent(high)}); local pairs are {percent(rows['local']['share_of_pairs'])} and "
+            f"give {percent(rows['local']['share_of_help'])}. The mean cosine of gradients is "
+            f"{cosines}. Theorem 2.3 certifies {percent(certified)} of the pairs from their "
+            f"mismatches.{self._of_related()}"
+        )
+
+    def _of_related(self) -> str:
+        if not len(self.most_related):
+            return ""
+        figures = self.figures()
+        cosine = uncertain(figures["related_cosine"], figures["related_cosine_se"])
+        return (
+            " The far-but-related pairs, the tenth of the global pairs with the most shared taste, "
+            f"give {percent(self.related_share)} of the global pairs' help; their gradients' mean "
+            f"cosine is {cosine}."
         )
 
     def warnings(self) -> list[str]:
@@ -176,11 +196,8 @@ class Collaboration(Measurement):
                 ("cosine", pairs.gradients.cosine),
                 ("help", self.help),
             ):
-                row[column], row[f"{column}_error"] = (
-                    mean_and_error(values[chosen], pairs.users[chosen])
-                    if chosen.any()
-                    else (0.0, float("nan"))
-                )
+                row[column] = float(values[chosen].mean()) if chosen.any() else 0.0
+                row[f"{column}_se"] = standard_error(values[chosen], pairs.users[chosen])
             rows.append(row)
         return pl.DataFrame(rows)
 
@@ -202,7 +219,7 @@ class Collaboration(Measurement):
         colors = [COLLABORATION.get(name, "#DDCC99") for name in CLASSES]
         figure, (left, right) = new_figure(2)
         places = np.arange(len(CLASSES))
-        errors = 1.96 * np.nan_to_num(table["cosine_error"].to_numpy())
+        errors = 1.96 * np.nan_to_num(table["cosine_se"].to_numpy())
         left.bar(places, table["cosine"], yerr=errors, color=colors, capsize=4)
         left.axhline(0, color="#888888", lw=1)
         left.set(
@@ -211,12 +228,22 @@ class Collaboration(Measurement):
         both = (("share_of_pairs", -0.2, "of pairs", 0.45), ("share_of_help", 0.2, "of help", 1.0))
         for column, shift, label, alpha in both:
             values = 100 * table[column].to_numpy()
-            bars = right.bar(places + shift, values, 0.4, color=colors, alpha=alpha, label=label)
-            right.bar_label(bars, labels=[f"{value:.0f}" for value in values], fontsize=9)
-        at, (low, high) = CLASSES.index("global"), self.share_interval
-        if np.isfinite(low):
-            right.vlines(at + 0.33, 100 * low, 100 * high, color="#222222", lw=2)
-        right.set(ylabel="share, %", title="Pairs (pale) and the help they give (full)")
+            right.bar(places + shift, values, 0.4, color=colors, alpha=alpha, label=label)
+            tops = values.copy()
+            if column == "share_of_help" and np.isfinite(self.share_interval[0]):
+                at, (low, high) = CLASSES.index("global"), 100 * np.array(self.share_interval)
+                right.errorbar(
+                    at + shift,
+                    values[at],
+                    [[max(values[at] - low, 0)], [max(high - values[at], 0)]],
+                    color="#222222",
+                    capsize=4,
+                )
+                tops[at] = max(tops[at], high)
+            for place, value, top in zip(places, values, tops, strict=True):
+                right.text(place + shift, top + 1.5, f"{value:.0f}", ha="center", fontsize=10)
+        right.set(ylabel="share, %", title="Pairs (pale) and their help (full, 95 % interval)")
+        right.set_ylim(0, 1.08 * right.get_ylim()[1])
         for axes in (left, right):
             axes.set_xticks(places, CLASSES)
             axes.grid(visible=False, axis="x")
@@ -285,11 +312,17 @@ def collaboration(
         learning_rate=None, neighbours=False,
     )  # fmt: skip
     classes, near, far = classify(pairs.input_distance, pairs.shared)
-    return Collaboration(
+    users, rows = np.unique(pairs.users, return_inverse=True)
+    weighted = tastes(model, user_items, users)
+    found = Collaboration(
         pairs.sample, pairs, classes, near, far,
         share_interval=_bootstrap(pairs, classes == CLASSES.index("global"), generator),
-        related=_related(pairs, classes, user_items, item_titles),
+        taste=shared_taste(weighted, rows.reshape(-1, 2)),
+        related=(),
     )  # fmt: skip
+    names = item_titles or user_items.item_ids.to_ids(np.arange(user_items.n_items)).to_list()
+    shown = related_pairs(pairs, found.most_related[:N_SHOWN], weighted, names)
+    return replace(found, related=shown)
 
 
 def _bootstrap(
@@ -309,92 +342,3 @@ def _bootstrap(
     shares = (weights @ (help_ * chosen))[total > 0] / total[total > 0]
     low, high = np.quantile(shares, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _related(
-    pairs: MeasuredPairs,
-    classes: np.ndarray,
-    user_items: Interactions,
-    item_titles: Sequence[str] | None,
-) -> tuple[RelatedPair, ...]:
-    cosine = pairs.gradients.cosine
-    far = np.flatnonzero((classes == CLASSES.index("global")) & (cosine > 0))
-    best = far[np.argsort(-cosine[far], kind="stable")[:N_SHOWN]]
-    counts = user_items.item_counts()
-
-    def titles(items: np.ndarray, *, rare_first: bool) -> tuple[str, ...]:
-        order = np.argsort(counts[items] if rare_first else -counts[items], kind="stable")
-        shown = items[order[:TITLES_SHOWN]]
-        if item_titles is None:
-            return tuple(str(name) for name in user_items.item_ids.to_ids(shown))
-        return tuple(str(item_titles[item]) for item in shown.tolist())
-
-    found = []
-    for at in best.tolist():
-        user, other = pairs.users[at].tolist()
-        one, another = (
-            np.asarray(user_items.indices[user_items.indptr[w] : user_items.indptr[w + 1]])
-            for w in (user, other)
-        )
-        found.append(
-            RelatedPair(
-                user=user,
-                other=other,
-                input_distance=int(pairs.input_distance[at]),
-                cosine=float(cosine[at]),
-                influence=float(pairs.gradients.influence[at]),
-                shared=titles(np.intersect1d(one, another), rare_first=True),
-                of_user=titles(np.setdiff1d(one, another), rare_first=False),
-                of_other=titles(np.setdiff1d(another, one), rare_first=False),
-            )
-        )
-    return tuple(found)
-
-
-@dataclass(frozen=True, eq=False)
-class PairScores:
-    """Influence ``⟨g_u, g_v⟩`` and its cosine for given pairs, float64 ``[P]`` each."""
-
-    influence: np.ndarray
-    cosine: np.ndarray
-
-
-@torch.no_grad()
-def pair_scores(
-    model: VAE,
-    user_items: Interactions,
-    pairs: np.ndarray,
-    *,
-    generator: torch.Generator,
-    n_draws: int = 8,
-) -> PairScores:
-    """Influence and cosine of given pairs of users, int64 ``[P, 2]`` of internal indices.
-
-    Raises
-    ------
-    DataError
-        ``pairs`` has another shape, or names a user that is not there or has no history.
-    """
-    pairs = np.asarray(pairs)
-    if pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise DataError(f"pairs must have the shape [P, 2], got {list(pairs.shape)}.")
-    users, place = np.unique(pairs, return_inverse=True)
-    if len(users) and not 0 <= users[0] <= users[-1] < user_items.n_users:
-        raise DataError(f"pairs must name users 0 … {user_items.n_users - 1}.")
-    if not user_items.history_lengths[users].all():
-        raise DataError("pairs names a user without any item; leave such users out.")
-    place = place.reshape(-1, 2)
-    codes = common_noise_codes(encode(model, user_items, users), n_draws, generator)
-    histories = user_items.to_scipy()[users]
-    at_once = max(1, int(SCORED_BYTES // (8 * codes.shape[1] * model.n_items)))  # two per pair
-    influence, cosine = np.empty(len(pairs)), np.empty(len(pairs))
-    order = np.argsort(place[:, 0], kind="stable")
-    for start in range(0, len(pairs), at_once):
-        block = order[start : start + at_once]
-        some, inner = np.unique(place[block], return_inverse=True)
-        inner = inner.reshape(-1, 2)
-        gradients = DecoderGradients(model, histories[some], codes[some])
-        influence[block] = gradients.influences(inner)
-        sizes = gradients.squared_norms.sqrt().numpy()[inner].prod(1)
-        cosine[block] = influence[block] / np.where(sizes > 0, sizes, 1)
-    return PairScores(influence, cosine)

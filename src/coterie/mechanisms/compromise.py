@@ -17,9 +17,11 @@ from torch import Tensor
 
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError
+from coterie.mechanisms.distances import pick
 from coterie.mechanisms.measurement import Budget, Measurement, SampleSize
+from coterie.mechanisms.numbers import number, percent, uncertain
+from coterie.mechanisms.pairs import sample_pairs, standard_error
 from coterie.mechanisms.style import BLUE, VERMILION, new_figure
-from coterie.mechanisms.wasserstein import mean_error, pick, sample_pairs
 from coterie.models.posterior import Posterior
 from coterie.models.vae import VAE
 
@@ -98,7 +100,7 @@ class Gaps:
     ----------
     gap
         Total gap, nats per item summed over both users, 0 … 2 ln 2; Monte Carlo.
-    error
+    gap_se
         Its standard error over the draws.
     overlap
         ``∫ min(q_u, q_v)``, 0 … 1; from the same draws.
@@ -107,7 +109,7 @@ class Gaps:
     """
 
     gap: Tensor
-    error: Tensor
+    gap_se: Tensor
     overlap: Tensor
     ceiling: Tensor
 
@@ -178,8 +180,8 @@ class Compromise(Measurement):
     ----------
     pairs
         One row per pair: ``user``, ``other`` (internal indices), ``kind`` (``random`` or
-        ``nearest``), ``shared``, ``l1``, ``w1_lower``, ``w2``, and ``gap``, ``error``,
-        ``overlap``, ``ceiling`` as in :class:`Gaps`.
+        ``nearest``), ``shared``, ``l1``, ``w1_lower``, ``w2``, and ``gap``,
+        ``gap_se``, ``overlap``, ``ceiling`` as in :class:`Gaps`.
     n_draws
         From each posterior of a pair.
     sample
@@ -206,6 +208,14 @@ class Compromise(Measurement):
         "densities, over draws from both. Errors are standard errors over pairs that allow for "
         "pairs with a common user."
     )
+    headline: ClassVar[tuple[str, ...]] = (
+        "gap_random",
+        "gap_nearest",
+        "ceiling_random",
+        "ceiling_nearest",
+        "overlapping_random",
+        "overlapping_nearest",
+    )
 
     def _kind(self, kind: str) -> pl.DataFrame:
         return self.pairs.filter(pl.col("kind") == kind)
@@ -217,7 +227,7 @@ class Compromise(Measurement):
             pairs = self._kind(kind)
             gap, overlap = pairs["gap"].to_numpy(), pairs["overlap"].to_numpy()
             found[f"gap_{kind}"] = float(gap.mean())
-            found[f"gap_{kind}_error"] = mean_error(gap, pairs["user", "other"].to_numpy())
+            found[f"gap_{kind}_se"] = standard_error(gap, pairs["user", "other"].to_numpy())
             found[f"ceiling_{kind}"] = float(pairs["ceiling"].to_numpy().mean())
             found[f"overlap_{kind}"] = float(overlap.mean())
             found[f"overlapping_{kind}"] = float((overlap >= OVERLAPPING).mean())
@@ -229,9 +239,9 @@ class Compromise(Measurement):
         told = {kind: _told(at, kind) for kind in ("random", "nearest")}
         return (
             f"In this sample two random users lose {told['random']}; nearest neighbours lose "
-            f"{told['nearest']}. The posteriors of {at['overlapping_random']:.1%} of random and "
-            f"{at['overlapping_nearest']:.1%} of nearest pairs share {OVERLAPPING:.0%} of their "
-            "mass or more; the others hardly meet."
+            f"{told['nearest']}. The posteriors of {percent(at['overlapping_random'])} of random "
+            f"and {percent(at['overlapping_nearest'])} of nearest pairs share {OVERLAPPING:.0%} of "
+            "their mass or more; the others hardly meet."
         )
 
     def warnings(self) -> list[str]:
@@ -269,11 +279,12 @@ class Compromise(Measurement):
 
 def _told(figures: dict[str, float], kind: str) -> str:
     gap, error, ceiling = (
-        figures[name] for name in (f"gap_{kind}", f"gap_{kind}_error", f"ceiling_{kind}")
+        figures[name] for name in (f"gap_{kind}", f"gap_{kind}_se", f"ceiling_{kind}")
     )
-    amount = "under 0.0001" if gap < 1e-4 else f"{gap:.4f} ± {error:.4f}"
-    share = f", {gap / ceiling:.2%} of" if ceiling > 0 else " of"
-    return f"{amount} nats per item by sharing codes{share} the {ceiling:.2f} at equal posteriors"
+    amount = "under 0.0001" if gap < 1e-4 else uncertain(gap, error)
+    share = f", {percent(gap / ceiling)} of" if ceiling > 0 else " of"
+    most = number(ceiling, 3)
+    return f"{amount} nats per item by sharing codes{share} the {most} at equal posteriors"
 
 
 def _draw_deciles(
@@ -286,7 +297,7 @@ def _draw_deciles(
         for name in (column, "gap", "ceiling")
     )
     errors = [
-        1.96 * mean_error(part["gap"].to_numpy(), part["user", "other"].to_numpy())
+        1.96 * standard_error(part["gap"].to_numpy(), part["user", "other"].to_numpy())
         for part in parts
     ]
     middle, low, high = (
@@ -350,5 +361,5 @@ def compromise(
         generator=generator,
         pairs_at_once=max(1, int(elements / (n_draws * latent_dim))),
     )
-    columns = {name: getattr(gaps, name).numpy() for name in ("gap", "error", "overlap", "ceiling")}
-    return Compromise(frame.hstack(pl.DataFrame(columns)), n_draws, pairs.sample)
+    columns = pl.DataFrame({name: values.numpy() for name, values in vars(gaps).items()})
+    return Compromise(frame.hstack(columns), n_draws, pairs.sample)

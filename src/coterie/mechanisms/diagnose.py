@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 
 from coterie.data.interactions import Interactions
-from coterie.errors import ConfigError, DataError
+from coterie.errors import ConfigError, DataError, NotFittedError
 from coterie.histories import over
 from coterie.mechanisms.alignment_effect import alignment_effect
 from coterie.mechanisms.collaboration import collaboration
@@ -19,6 +18,7 @@ from coterie.mechanisms.drift import drift
 from coterie.mechanisms.information import information
 from coterie.mechanisms.mask_geometry import mask_geometry
 from coterie.mechanisms.measurement import Budget, Measurement, with_histories
+from coterie.mechanisms.titles import item_names
 from coterie.mechanisms.transfer import transfer
 from coterie.mechanisms.wasserstein import wasserstein
 from coterie.recommender import Recommender
@@ -46,33 +46,36 @@ class _Subject:
         return {**self.common, "keep_probability": self.keep_probability}
 
     def trained(self, weight: str) -> float:
-        """The weight that a schedule of training ended with; 0 where nothing is known of it."""
+        """The weight that training ended with; 0 where there was none or nothing is known of it."""
         objective = self.recommender.metadata.get("experiment", {}).get("objective", {})
-        return float(objective.get(weight, {}).get("end", 0.0))
+        value = objective.get(weight) or 0.0
+        return float(value["end"] if isinstance(value, dict) else value)
 
     @property
     def titles(self) -> list[str]:
         """Of all items; the id where there is no title."""
-        catalogue = self.recommender.catalogue
-        ids = catalogue["item_id"].cast(pl.String)
-        named = catalogue["title"].fill_null(ids) if "title" in catalogue.columns else ids
-        return named.to_list()
+        return item_names(self.recommender.catalogue)
 
 
 def _transfer(of: _Subject) -> Measurement:
-    return transfer(of.recommender.model, of.user_items, **of.common)
+    return transfer(of.recommender.vae, of.user_items, **of.common)
 
 
 def _collaboration(of: _Subject) -> Measurement:
-    return collaboration(of.recommender.model, of.user_items, item_titles=of.titles, **of.common)
+    return collaboration(
+        of.recommender.vae,
+        of.user_items,
+        item_titles=of.titles,
+        **of.common,
+    )
 
 
 def _wasserstein(of: _Subject) -> Measurement:
-    return wasserstein(of.recommender.model, of.user_items, **of.common)
+    return wasserstein(of.recommender.vae, of.user_items, **of.common)
 
 
 def _compromise(of: _Subject) -> Measurement:
-    return compromise(of.recommender.model, of.user_items, **of.common)
+    return compromise(of.recommender.vae, of.user_items, **of.common)
 
 
 def _mask_geometry(of: _Subject) -> Measurement:
@@ -80,19 +83,20 @@ def _mask_geometry(of: _Subject) -> Measurement:
 
 
 def _drift(of: _Subject) -> Measurement:
-    return drift(of.recommender.model, of.user_items, **of.masked)
+    return drift(of.recommender.vae, of.user_items, **of.masked)
 
 
 def _information(of: _Subject) -> Measurement:
-    return information(of.recommender.model, of.user_items, **of.masked)
+    return information(of.recommender.vae, of.user_items, **of.masked)
 
 
 def _alignment_effect(of: _Subject) -> Measurement:
     return alignment_effect(
-        of.recommender.model,
+        of.recommender.vae,
         of.user_items,
         lambda_a=of.trained("alignment"),
         beta=of.trained("beta"),
+        gamma=of.trained("gamma"),
         anchors=of.recommender.anchors,
         **of.masked,
     )
@@ -155,6 +159,11 @@ class Diagnosis:
         """Headline figures by measure and name."""
         return {name: found.figures() for name, found in self.measurements.items()}
 
+    def headlines(self, measure: str) -> dict[str, float]:
+        """The figures of one measure that tables show; none where it was skipped."""
+        found = self.measurements.get(measure)
+        return {} if found is None else found.headlines()
+
     def sentences(self) -> dict[str, str]:
         """What was found, by measure."""
         return {name: found.sentence() for name, found in self.measurements.items()}
@@ -187,7 +196,8 @@ def diagnose(
     Parameters
     ----------
     recommender
-        Any VAE of coterie. Weights β and λ_A are read from its ``metadata["experiment"]``.
+        Any VAE of coterie; of a baseline, what needs no latent vectors. Weights β, γ and λ_A are
+        read from its ``metadata["experiment"]``.
     user_items
         Histories of any users; items that the model does not know are left out.
     seed
@@ -232,7 +242,7 @@ def diagnose(
         begun = time.monotonic()
         try:
             measurements[name] = measure.measure(subject)
-        except (ConfigError, DataError) as error:
+        except (ConfigError, DataError, NotFittedError) as error:
             skipped[name] = str(error)
         seconds[name] = time.monotonic() - begun
     if not measurements:

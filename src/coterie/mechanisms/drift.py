@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
 
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, DataError
@@ -22,6 +21,8 @@ from coterie.mechanisms.measurement import (
     choose,
     with_histories,
 )
+from coterie.mechanisms.neighbours import nearest_codes
+from coterie.mechanisms.numbers import number, uncertain
 from coterie.mechanisms.style import BLUE, SKY, VERMILION, new_figure
 from coterie.models.vae import VAE
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEFAULT_BUDGET = Budget()
-BLOCK_BYTES = 64e6  # of distances at once
 PER_DISTANCE = 20.0  # operations to select from a row of distances, per distance
 PER_WEIGHT = 10.0  # operations to read one weight of the encoder's item table
 
@@ -133,22 +133,24 @@ class Drift(Measurement):
     def sentence(self) -> str:
         """What masks leave of the neighbourhoods, how far they move users, and where most."""
         figures = self.figures()
+
+        def told(name: str) -> str:
+            return uncertain(figures[name], figures[f"{name}_se"])
+
         text = (
             f"Among {self.sample}, a mask that keeps each item with probability "
-            f"{self.keep_probability:g} leaves a user {figures['neighbours_kept']:.2f} ± "
-            f"{figures['neighbours_kept_se']:.2f} of its {self.k} nearest neighbours: drift "
-            f"{figures['drift']:.3f} ± {figures['drift_se']:.3f} (0: the same neighbours, 1: all "
-            f"others), and {figures['drift_between_masks']:.3f} between two masks. Masks spread "
-            f"the same user by {figures['relative_mask_variance']:.3f} ± "
-            f"{figures['relative_mask_variance_se']:.3f} of the variance between users."
+            f"{self.keep_probability:g} leaves a user {told('neighbours_kept')} of its {self.k} "
+            f"nearest neighbours: drift {told('drift')} (0: the same neighbours, 1: all others), "
+            f"and {told('drift_between_masks')} between two masks. Masks spread the same user by "
+            f"{told('relative_mask_variance')} of the variance between users."
         )
         cohorts = self.to_frame()[1:]
         if len(cohorts) > 1:
             most, least = (cohorts.sort("drift", descending=down)[0] for down in (True, False))
             text += (
                 f" By history length, drift is largest for {most['cohort'].item()} items "
-                f"({most['drift'].item():.3f}) and smallest for {least['cohort'].item()} "
-                f"({least['drift'].item():.3f})."
+                f"({number(most['drift'].item(), 3)}) and smallest for {least['cohort'].item()} "
+                f"({number(least['drift'].item(), 3)})."
             )
         return text
 
@@ -255,7 +257,7 @@ def drift(
         encode(model, user_items, users, keep_probability=keep_probability, generator=generator).mu
         for _ in range(n_masks)
     ]
-    around = [nearest(codes, k) for codes in (clean, *masked)]
+    around = [nearest_codes(codes, k) for codes in (clean, *masked)]
     kept = np.stack([_overlap(around[0], other) for other in around[1:]])
     between = np.stack([_overlap(a, b) for a, b in combinations(around[1:], 2)])
     # Differences from one draw: equal codes then have a variance of exactly 0.
@@ -299,30 +301,6 @@ def _affordable(
         least=k + 1,
         unit="users",
     )
-
-
-def nearest(codes: Tensor, k: int) -> np.ndarray:
-    """The k nearest others of each code by Euclidean distance, int64 ``[N, k]``, unordered.
-
-    Among equally near ones, such as users whose masks left nothing, the choice is arbitrary.
-
-    Parameters
-    ----------
-    codes
-        float32 ``[N, K]`` on the CPU; N > k.
-    """
-    centred = codes - codes.mean(0)  # distances stay, and cancel less
-    squares = centred.square().sum(1)
-    rows = max(1, int(BLOCK_BYTES // (4 * len(codes))))
-    found = []
-    for start in range(0, len(codes), rows):
-        block = centred[start : start + rows]
-        # ‖a − b‖² without ‖a‖², which is the same for all b
-        distances = torch.addmm(squares, block, centred.T, alpha=-2)
-        at = torch.arange(len(block))
-        distances[at, start + at] = torch.inf
-        found.append(distances.topk(k, dim=1, largest=False, sorted=False).indices)
-    return torch.cat(found).numpy()
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:

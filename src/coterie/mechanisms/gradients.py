@@ -19,9 +19,10 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coterie.errors import ConfigError
+from coterie.mechanisms.decoder_layers import hidden_layers
 from coterie.models.posterior import Posterior
 from coterie.models.vae import VAE
 
@@ -94,15 +95,14 @@ class DecoderGradients:
         self.histories = sp.csr_array(histories, dtype=np.float64)
         self.lengths = torch.from_numpy(np.diff(self.histories.indptr).astype(np.float64))
         self.table = decoder.table.detach().float().cpu()
-        layers = [layer for layer in decoder.layers if isinstance(layer, nn.Linear)]
-        self.weights = [layer.weight.detach().double().cpu() for layer in layers]
-        self.inputs, self.before_tanh = [codes], []  # each layer's input [N, S, d], the last is h
-        for layer, weight in zip(layers, self.weights, strict=True):
-            self.before_tanh.append(self.inputs[-1] @ weight.T + layer.bias.detach().double().cpu())
-            self.inputs.append(torch.tanh(self.before_tanh[-1]))
-        self.slopes = [1 - hidden.square() for hidden in self.inputs[1:]]
+        self.layers = hidden_layers(decoder)
+        self.inputs, self.befores = [codes], []  # each layer's input [N, S, D], the last is h
+        for layer in self.layers:
+            self.befores.append(layer.before(self.inputs[-1]))
+            self.inputs.append(layer.after(self.befores[-1]))
+        pairs = zip(self.layers, self.befores, strict=True)
+        self.slopes = [layer.slopes(before) for layer, before in pairs]
         hidden = self.inputs[-1].float().flatten(0, 1)
-        _check_tanh_layers(model, codes.flatten(0, 1)[:4], hidden[:4])
         logits = torch.addmm(decoder.bias.detach().float().cpu(), hidden, self.table.T)
         sizes = torch.logsumexp(logits, 1).double().view(codes.shape[:2])
         chosen = self._on_histories(logits).view(len(codes), *codes.shape[:2])
@@ -153,13 +153,20 @@ class DecoderGradients:
             steep.amax(1),
         ]
 
-    def influences(self, pairs: np.ndarray) -> np.ndarray:
-        """Only ``⟨g_u, g_v⟩``, float64 ``[P]``."""
-        blocks = [
-            self._gram(self._side(u, u), self._side(v, v), self._overlap(u, v)).mean((1, 2))
+    def grams(self, pairs: np.ndarray) -> Tensor:
+        """``⟨∇ℓ(x_u, z_us), ∇ℓ(x_v, z_vt)⟩`` of all draws s and t, float64 ``[P, S, S]``."""
+        n_codes = self.inputs[0].shape[1]
+        blocks = [torch.empty(0, n_codes, n_codes, dtype=torch.float64)]
+        blocks += [
+            self._gram(self._side(u, u), self._side(v, v), self._overlap(u, v))
             for u, v in self._blocks(pairs)
         ]
-        return torch.cat(blocks).numpy() if blocks else np.empty(0)
+        return torch.cat(blocks)
+
+    def influences(self, pairs: np.ndarray) -> np.ndarray:
+        """Only ``⟨g_u, g_v⟩``, float64 ``[P]``."""
+        influences: np.ndarray = self.grams(pairs).mean((1, 2)).numpy()
+        return influences
 
     def changes(self, pairs: np.ndarray, learning_rate: float) -> np.ndarray:
         """``L_u(θ − η g_v) − L_u(θ)`` at the same codes, nats, float64 ``[P]``.
@@ -174,9 +181,9 @@ class DecoderGradients:
         rate = learning_rate / self.inputs[0].shape[1]  # g_v is a mean over S codes
         moved, shift = self.inputs[0][u], torch.zeros_like(self.inputs[0][u])
         for at, delta in enumerate(self._side(v, v).deltas):
-            step = rate * (moved @ self.inputs[at][v].mT + 1)  # [b, S, S]
-            before = self.before_tanh[at][u] + shift @ self.weights[at].T - step @ delta
-            moved = torch.tanh(before)
+            layer, step = self.layers[at], rate * (moved @ self.inputs[at][v].mT + 1)  # [b, S, S]
+            before = self.befores[at][u] + shift @ layer.weight.T - step @ delta
+            moved = layer.after(before)
             shift = moved - self.inputs[at + 1][u]
         step = (rate * (moved @ self.inputs[-1][v].mT + 1)).float()
         logits = shift.float() @ self.table.T  # [b, S, I]: the change of the logits, from here on
@@ -208,16 +215,13 @@ class DecoderGradients:
         return self._deltas(everyone, everyone)
 
     def _deltas(self, targets: Tensor, codes: Tensor) -> list[Tensor]:
-        """Back-propagate ``r = n π − x`` through the inner layers, ``[b, S, d]`` each."""
-        if not self.weights:
-            return []
+        """Back-propagate ``r = n π − x`` through the inner layers, ``[b, S, M]`` each."""
         back = self.lengths[targets, None, None] * self.pulled[codes]
         back -= self.own_rows[targets][:, None]
         deltas: list[Tensor] = []
-        for at in reversed(range(len(self.weights))):
-            if deltas:
-                back = deltas[0] @ self.weights[at + 1]
-            deltas.insert(0, back.mul_(self.slopes[at][codes]))
+        for layer, slopes in zip(reversed(self.layers), reversed(self.slopes), strict=True):
+            deltas.insert(0, layer.back(back, slopes[codes]))
+            back = deltas[0] @ layer.weight
         return deltas
 
     def _overlap(self, u: Tensor, v: Tensor) -> list[Tensor]:
@@ -271,15 +275,21 @@ def common_noise_codes(posterior: Posterior, n_draws: int, generator: torch.Gene
     return codes + (posterior.logvar.double() / 2).exp()[:, None] * noise
 
 
-def _check_tanh_layers(model: VAE, codes: Tensor, hidden: Tensor) -> None:
-    """Refuse a decoder whose hidden layers are not ``tanh`` of linear ones: its gradient differs.
+def jackknife(products: Tensor, reference: Tensor) -> np.ndarray:
+    """Standard error of ``mean(products) / mean(reference)``, leaving out one draw at a time.
 
-    ConfigError if the decoder's own hidden layer is not ours.
+    Both ``[P, S, S]`` over the same draws (or ``[1, S, S]``); the result ``[P]``.
     """
-    with torch.no_grad():
-        own = model.decoder.hidden(codes.float().to(model.decoder.table.device)).cpu()
-    if own.shape != hidden.shape or not torch.allclose(own, hidden, rtol=1e-3, atol=1e-3):
-        raise ConfigError(
-            f"Gradients are known for decoders of linear layers with tanh, but this "
-            f"{type(model).__name__} has hidden layers of another kind; measure its encoder only."
-        )
+    n_draws = products.shape[-1]
+    if n_draws == 1:
+        return np.zeros(len(products))  # a point code: nothing is drawn
+    ratio = _without_each(products) / _without_each(reference)
+    error: np.ndarray = (ratio.var(1, correction=0) * (n_draws - 1)).sqrt().numpy()
+    return error
+
+
+def _without_each(products: Tensor) -> Tensor:
+    """Means of ``[P, S, S]`` without row and column of each draw, ``[P, S]``."""
+    own = products.diagonal(dim1=1, dim2=2)
+    rest = products.sum((1, 2))[:, None] - products.sum(1) - products.sum(2) + own
+    return rest / (products.shape[-1] - 1) ** 2

@@ -8,7 +8,6 @@ arXiv 1905.06922.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,6 +18,8 @@ from torch import Tensor
 
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError
+from coterie.mechanisms.active_units import ACTIVE_VARIANCE, mean_variance, tells_users_apart
+from coterie.mechanisms.densities import CODES_AT_ONCE, log_densities, log_prior, standard_normal
 from coterie.mechanisms.encoding import encode
 from coterie.mechanisms.measurement import (
     NOMINAL_RATE,
@@ -28,8 +29,10 @@ from coterie.mechanisms.measurement import (
     choose,
     with_histories,
 )
+from coterie.mechanisms.numbers import number, uncertain
 from coterie.mechanisms.style import BLUE, VERMILION, new_figure
 from coterie.models.posterior import Posterior
+from coterie.models.priors import CompositePrior, Prior, StandardNormal
 from coterie.models.vae import VAE
 from coterie.objectives.divergence import kl_standard_normal
 
@@ -37,37 +40,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACTIVE_VARIANCE = 0.01  # a dimension is active if Var_x(μ_k) is above it
 SATURATION = 0.9  # of the limit log N; from here on the estimate mostly tells how large N was
 FEW_TELLING = 0.1  # below this share of the dimensions the posterior has partly collapsed
 LEAST_USERS = 10
-CODES_AT_ONCE = 256  # rows of the N-wide blocks of log densities
 INACTIVE = "#999999"
-
-
-def standard_normal(z: Tensor) -> Tensor:
-    """Log density of N(0, 1)^K at codes ``[B, K]``: ``[B]``, in nats."""
-    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
-
-
-def mean_variance(mu: Tensor) -> Tensor:
-    """``Var_x(μ_k)`` of posterior means ``[N, K]`` over the users: ``[K]``; also for point codes.
-
-    Dimension k is an *active unit* if it is above ``ACTIVE_VARIANCE`` (arXiv 1509.00519).
-    """
-    return mu.double().var(0)
-
-
-def tells_users_apart(posterior: Posterior) -> Tensor:
-    """Dimensions whose means vary by more than 1 % of the posterior's own variance: bool ``[K]``.
-
-    Where the posterior keeps the prior's variance of 1 these are the active units. Alignment makes
-    the whole latent space smaller, means and variances alike; there a fixed threshold finds few
-    active units in a code that tells users apart as well as ever. Point codes have the fixed one.
-    """
-    noise = 1.0 if posterior.logvar is None else posterior.logvar.double().exp().mean(0)
-    apart: Tensor = mean_variance(posterior.mu) > ACTIVE_VARIANCE * noise
-    return apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +54,16 @@ class Information(Measurement):
     ----------
     sample
         Users, each with one masked history.
+    fixed_prior
+        Whether the prior is the same for all users. RecVAE's composite one follows each user's
+        own history, so that no distance of all codes together from it exists: there everything
+        but ``prior_kl`` is about N(0, 1), one of its parts.
     kl, kl_se
         Mean over users of the divergence from the prior, and its standard error.
     kl_sampled
         The same from draws of z: a check on ``kl``, which is in closed form where there is one.
+    prior_kl, prior_kl_se
+        The same from the model's own prior, which is another only if ``fixed_prior`` is false.
     mutual_information, mutual_information_se
         ``I(X_h; Z)`` by the estimate that counts a user's own posterior in q̄: a LOWER bound in
         expectation, at most log N. The standard error is over users.
@@ -109,7 +91,9 @@ class Information(Measurement):
         "posterior has collapsed, which too large a β causes."
     )
     method: ClassVar[str] = (
-        "E KL(q(z|x_h)‖p) = I(X_h; Z) + KL(q̄‖p) (arXiv 2511.06781), with log q̄(z) ≈ "
+        "E KL(q(z|x_h)‖p) = I(X_h; Z) + KL(q̄‖p) (arXiv 2511.06781), for the model's own prior p "
+        "(in closed form if it is N(0, 1), else at drawn codes); if that follows the user's "
+        "history (RecVAE), for N(0, 1). log q̄(z) ≈ "
         "log (1/N) Σ_j q(z|x_j) over the sampled users' masked histories, at codes drawn from each "
         "user's posterior. Counting a user's own posterior bounds the information from below (by "
         "log N at most), leaving it out bounds it from above (arXiv 1905.06922). Active units: "
@@ -117,11 +101,24 @@ class Information(Measurement):
         "posterior's own variance, which is the same where that is 1."
     )
 
+    headline: ClassVar[tuple[str, ...]] = (
+        "kl",
+        "mutual_information",
+        "mutual_information_upper",
+        "marginal_kl",
+        "active_units",
+        "telling_units",
+        "latent_dim",
+        "aggregated_variance",
+    )
     sample: SampleSize
     keep_probability: float
+    fixed_prior: bool
     kl: float
     kl_se: float
     kl_sampled: float
+    prior_kl: float
+    prior_kl_se: float
     mutual_information: float
     mutual_information_se: float
     mutual_information_upper: float
@@ -155,6 +152,8 @@ class Information(Measurement):
             "kl": self.kl,
             "kl_se": self.kl_se,
             "kl_sampled": self.kl_sampled,
+            "prior_kl": self.prior_kl,
+            "prior_kl_se": self.prior_kl_se,
             "mutual_information": self.mutual_information,
             "mutual_information_se": self.mutual_information_se,
             "mutual_information_upper": self.mutual_information_upper,
@@ -191,12 +190,24 @@ class Information(Measurement):
     def sentence(self) -> str:
         """The diagnosis, the split of the divergence, and how q̄ compares with the prior."""
         least, most = ("at least ", "at most ") if self.saturated else ("about ", "about ")
+        known = number(self.mutual_information)
+        if not self.saturated:
+            known = uncertain(self.mutual_information, self.mutual_information_se)
+        text = (
+            f"{self.diagnosis()} In this sample the divergence from "
+            f"{'the prior' if self.fixed_prior else 'N(0, 1)'} is "
+            f"{uncertain(self.kl, self.kl_se)} nats per user: "
+            f"{least}{known} of them are "
+            "information about the user, and "
+            f"{most}{uncertain(self.marginal_kl, self.marginal_kl_se)} the distance of all codes "
+            "together from it; the variance of all codes is "
+            f"{number(float(self.aggregated_variance.mean()), 3)} per dimension."
+        )
+        if self.fixed_prior:
+            return text
         return (
-            f"{self.diagnosis()} In this sample the divergence from the prior is {self.kl:.2f} ± "
-            f"{self.kl_se:.2f} nats per user: {least}{self.mutual_information:.2f} of them are "
-            f"information about the user, and {most}{self.marginal_kl:.2f} the distance of all "
-            "codes together from the prior; the variance of all codes is "
-            f"{self.aggregated_variance.mean():.2f} per dimension (the standard normal's is 1)."
+            f"{text} From its own prior, which follows each user's history, the divergence is "
+            f"{uncertain(self.prior_kl, self.prior_kl_se)}."
         )
 
     def warnings(self) -> list[str]:
@@ -204,11 +215,12 @@ class Information(Measurement):
         if not self.saturated:
             return []
         return [
-            f"The mutual information of {self.mutual_information:.2f} nats is at the limit of what "
-            f"{self.sample.used:,} users can show (log N = {self.limit:.2f}): the true value lies "
-            f"between it and {self.mutual_information_upper:.2f}, and the distance of the "
-            f"aggregated posterior from the prior between "
-            f"{max(self.kl - self.mutual_information_upper, 0):.2f} and {self.marginal_kl:.2f}."
+            f"The mutual information of {number(self.mutual_information)} nats is at the limit of "
+            f"what {self.sample.used:,} users can show (log N = {number(self.limit)}): the true "
+            f"value lies between it and {number(self.mutual_information_upper)}, and the distance "
+            "of the aggregated posterior from the prior between "
+            f"{number(max(self.kl - self.mutual_information_upper, 0))} and "
+            f"{number(self.marginal_kl)}."
         ]
 
     def to_frame(self) -> pl.DataFrame:
@@ -268,7 +280,6 @@ def information(
     generator: torch.Generator,
     budget: Budget = Budget(),  # noqa: B008 - frozen
     n_draws: int = 1,
-    log_prior: Callable[[Tensor], Tensor] = standard_normal,
 ) -> Information:
     """Split the divergence from the prior, and look for collapse.
 
@@ -286,9 +297,6 @@ def information(
         Limits N; the cost is O(N² · K · ``n_draws``) in blocks.
     n_draws
         Codes per user.
-    log_prior
-        Log density of codes, float32 ``[B, K]`` to ``[B]``. The default is in closed form; any
-        other (a mixture, a VampPrior) by Monte Carlo.
 
     Raises
     ------
@@ -300,7 +308,7 @@ def information(
     if not model.config.variational:
         raise ConfigError(
             "A denoising autoencoder's code is a point: it has no divergence from a prior to "
-            "measure. Use a variational model, or coterie.mechanisms.information.mean_variance for "
+            "measure. Use a variational model, or coterie.mechanisms.active_units for "
             "its active units."
         )
     if not (0 < keep_probability <= 1 and n_draws >= 1):
@@ -314,7 +322,10 @@ def information(
     posterior = encode(
         model, user_items, users, keep_probability=keep_probability, generator=generator
     )
-    return _measured(posterior, sample, keep_probability, generator, n_draws, log_prior)
+    codes = [posterior.sample(generator) for _ in range(n_draws)]
+    densities = torch.stack([log_densities(posterior, z) for z in codes])  # [n_draws, 3, N]
+    own = torch.stack([log_prior(model, user_items, users, z) for z in codes])
+    return _measured(model.prior, posterior, sample, keep_probability, codes, densities, own)
 
 
 def _sample_size(budget: Budget, available: int, latent_dim: int, n_draws: int) -> SampleSize:
@@ -332,21 +343,27 @@ def _sample_size(budget: Budget, available: int, latent_dim: int, n_draws: int) 
 
 
 def _measured(
+    prior: Prior | None,
     posterior: Posterior,
     sample: SampleSize,
     keep_probability: float,
-    generator: torch.Generator,
-    n_draws: int,
-    log_prior: Callable[[Tensor], Tensor],
+    codes: list[Tensor],
+    densities: Tensor,
+    own_prior: Tensor,
 ) -> Information:
+    """From densities of the codes ``[n_draws, 3, N]`` and of the model's prior ``[n_draws, N]``."""
     assert posterior.logvar is not None
     mu, logvar = posterior.mu.double(), posterior.logvar.double()
-    gains = torch.stack(
-        [_gains(posterior, posterior.sample(generator), log_prior) for _ in range(n_draws)]
-    ).mean(0)
-    sampled, lower, upper = gains
-    closed = log_prior is standard_normal
+    own, mixture, without = densities.unbind(1)
+    reference = own_prior
+    if isinstance(prior, CompositePrior):
+        reference = torch.stack([standard_normal(z).double() for z in codes])
+    sampled, from_prior = (own - reference).mean(0), (own - own_prior).mean(0)
+    lower, upper = (own - mixture).mean(0), (own - without).mean(0)
+    closed = isinstance(prior, StandardNormal | CompositePrior)
     kl = kl_standard_normal(Posterior(mu, logvar)) if closed else sampled
+    if isinstance(prior, StandardNormal):
+        from_prior = kl
 
     def error(values: Tensor) -> float:
         return float(values.std() / len(values) ** 0.5)
@@ -354,9 +371,12 @@ def _measured(
     return Information(
         sample,
         keep_probability,
+        fixed_prior=not isinstance(prior, CompositePrior),
         kl=float(kl.mean()),
         kl_se=error(kl),
         kl_sampled=float(sampled.mean()),
+        prior_kl=float(from_prior.mean()),
+        prior_kl_se=error(from_prior),
         mutual_information=float(lower.mean()),
         mutual_information_se=error(lower),
         mutual_information_upper=max(float(min(upper.mean(), kl.mean())), float(lower.mean())),
@@ -368,29 +388,3 @@ def _measured(
         aggregated_mean=mu.mean(0).numpy(),
         aggregated_variance=(logvar.exp().mean(0) + mu.var(0, correction=0)).numpy(),
     )
-
-
-def _gains(posterior: Posterior, z: Tensor, log_prior: Callable[[Tensor], Tensor]) -> Tensor:
-    """``log q(z_i|x_i)`` less the log density of p, of q̄, and of q̄ without user i: ``[3, N]``.
-
-    ``−½ Σ_k (z − μ)²/σ²`` is expanded, so that a block of densities ``[B, N]`` is one product; in
-    float64, because the terms of the expansion cancel.
-    """
-    assert posterior.logvar is not None
-    mu, logvar, n = posterior.mu.double(), posterior.logvar.double(), len(z)
-    precision = torch.exp(-logvar)
-    coefficients = torch.cat([-0.5 * precision, mu * precision], 1).T  # [2K, N]
-    constant = -0.5 * (mu.square() * precision + logvar + math.log(2 * math.pi)).sum(1)
-    parts = []
-    for start in range(0, n, CODES_AT_ONCE):
-        codes = z[start : start + CODES_AT_ONCE]
-        wide = codes.double()
-        densities = torch.addmm(constant, torch.cat([wide.square(), wide], 1), coefficients)
-        diagonal = torch.arange(len(codes)), torch.arange(start, start + len(codes))
-        own = densities[diagonal]
-        densities[diagonal] = -math.inf
-        others = torch.logsumexp(densities, 1)
-        mixture = torch.logaddexp(others, own) - math.log(n)
-        without = others - math.log(n - 1)
-        parts.append(torch.stack([own - log_prior(codes).double(), own - mixture, own - without]))
-    return torch.cat(parts, 1)

@@ -18,8 +18,8 @@ from coterie.data.interactions import Interactions
 from coterie.data.synthetic import FAR_QUANTILE, N_SAMPLED_PAIRS, NEAR_QUANTILE
 from coterie.errors import ConfigError, MissingExtraError
 from coterie.evaluation.cohorts import DEFAULT_COHORTS
+from coterie.mechanisms.active_units import tells_users_apart
 from coterie.mechanisms.encoding import encode
-from coterie.mechanisms.information import tells_users_apart
 from coterie.mechanisms.measurement import (
     Budget,
     Measurement,
@@ -28,6 +28,7 @@ from coterie.mechanisms.measurement import (
     choose_pairs,
     with_histories,
 )
+from coterie.mechanisms.neighbours import nearest_codes
 from coterie.mechanisms.style import COLLABORATION, SEQUENTIAL, new_figure
 from coterie.models.vae import VAE
 
@@ -188,7 +189,8 @@ def _dots(axis: "Axes", at: np.ndarray, names: np.ndarray, colors: Mapping[str, 
         x, y = at[names == name].T
         if len(x) or name in COLLABORATION:  # a class that nobody is in is worth saying
             size = 30 if name == "local" else 12  # these are few
-            axis.scatter(x, y, size, color=[color], linewidths=0, label=f"{name} ({len(x)})")
+            label = f"{name} ({len(x)})"
+            axis.scatter(x, y, size, color=[color], linewidths=0, label=label, rasterized=True)
 
 
 def latent_map(
@@ -256,8 +258,8 @@ def latent_map(
         if not tells_users_apart(posterior).any():
             collapsed.append(name)
         coordinates[name] = _projected(mu, perplexity, seed)
-        near = _nearest(mu)
-        nearby = _nearest(torch.from_numpy(coordinates[name]))
+        near = nearest_codes(mu, N_NEIGHBOURS)
+        nearby = nearest_codes(torch.from_numpy(coordinates[name]), N_NEIGHBOURS)
         kept[name] = float((near[:, :, None] == nearby[:, None]).any(2).mean())
         alike[name] = float((cohorts[near] == cohorts[:, None]).mean())
     counts = np.unique(cohorts, return_counts=True)[1]
@@ -322,18 +324,6 @@ def _classes(
     fewest = np.minimum((names == "local").sum(0), (names == "global").sum(0))
     best = int((fewest >= min(ENOUGH, fewest.max())).argmax())
     return int(candidates[best]), names[:, best].astype(str)
-
-
-def _nearest(points: Tensor) -> np.ndarray:
-    """The 10 nearest others of each row, int64 ``[n, 10]``, a block of rows at a time."""
-    found = []
-    for start in range(0, len(points), 512):
-        distances = torch.cdist(points[start : start + 512], points)
-        distances[torch.arange(len(distances)), torch.arange(start, start + len(distances))] = (
-            torch.inf
-        )
-        found.append(distances.topk(N_NEIGHBOURS, largest=False).indices)
-    return torch.cat(found).numpy()
 
 
 def _projected(mu: Tensor, perplexity: float, seed: int) -> np.ndarray:

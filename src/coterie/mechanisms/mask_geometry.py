@@ -32,6 +32,8 @@ from coterie.mechanisms.measurement import (
     choose_pairs,
     with_histories,
 )
+from coterie.mechanisms.numbers import number, percent, uncertain
+from coterie.mechanisms.pairs import standard_error
 from coterie.mechanisms.style import BLACK, BLUE, DIVERGING, GREEN, VERMILION, new_figure
 
 if TYPE_CHECKING:
@@ -79,6 +81,16 @@ class MaskGeometry(Measurement):
         "shared items is Binomial(d, ρ) + Binomial(c, 2ρ(1 − ρ)) (our derivation); means and "
         "probabilities are exact for each sampled pair, and checked by masking the same pairs. "
         "Standard errors allow for pairs that have a user in common."
+    )
+    headline: ClassVar[tuple[str, ...]] = (
+        "differing",
+        "shared",
+        "expected_ratio",
+        "measured_ratio",
+        "contracting_share",
+        "expanding_share",
+        "nearest_contraction",
+        "farthest_contraction",
     )
     sample: SampleSize
     keep_probability: float
@@ -132,7 +144,7 @@ class MaskGeometry(Measurement):
         for name, column in columns.items():
             pairs = self.pairs[differ if name.endswith("ratio") else among]
             found[name] = float(column.mean()) if len(column) else 1.0
-            found[f"{name}_se"] = standard_error_over_pairs(column, pairs)
+            found[f"{name}_se"] = standard_error(column, pairs)
         return found
 
     def figures(self) -> dict[str, float]:
@@ -156,17 +168,19 @@ class MaskGeometry(Measurement):
         drawn = "" if self.sample.used == self.sample.available else ", drawn at random"
         return (
             f"Among {self.sample}{drawn}, keeping each item with probability {rho:g} "
-            f"leaves {figures['expected_ratio']:.4f} of a pair's distance in expectation "
-            f"(measured with real masks: {figures['measured_ratio']:.4f} ± "
-            f"{figures['measured_ratio_se']:.4f}; with one mask for both users it would be "
-            f"{rho:g}). {figures['contracting_share']:.1%} of the pairs contract in expectation, "
-            f"because they have more than 2ρ = {2 * rho:g} differing items per shared one; "
-            f"{figures['expanding_share']:.1%} expand"
+            f"leaves {number(figures['expected_ratio'])} of a pair's distance in expectation "
+            "(measured with real masks: "
+            f"{uncertain(figures['measured_ratio'], figures['measured_ratio_se'])}; with one mask "
+            f"for both users it would be {rho:g}). {percent(figures['contracting_share'])} of the "
+            f"pairs contract in expectation, because they have more than 2ρ = {2 * rho:g} "
+            f"differing items per shared one; {percent(figures['expanding_share'])} expand"
             + (", so masks hardly ever push users apart. " if rare else ". ")
-            + f"The nearest tenth of the pairs keeps {figures['nearest_expected_ratio']:.3f} of "
-            f"its distance and comes closer with probability {figures['nearest_contraction']:.4f}, "
-            f"the farthest tenth {figures['farthest_expected_ratio']:.3f} and "
-            f"{figures['farthest_contraction']:.4f}."
+            + "The nearest tenth of the pairs keeps "
+            f"{number(figures['nearest_expected_ratio'], 3)} of its distance and comes closer with "
+            "probability "
+            f"{number(figures['nearest_contraction'])}, the farthest tenth "
+            f"{number(figures['farthest_expected_ratio'], 3)} and "
+            f"{number(figures['farthest_contraction'])}."
         )
 
     def warnings(self) -> list[str]:
@@ -265,21 +279,6 @@ class MaskGeometry(Measurement):
         axes.set(ylim=(-0.04, 1.04), xlabel="mean differing items d, by tenth of the pairs")
         axes.set(ylabel="probability", title="What a mask does to a pair")
         axes.legend(loc="center right", fontsize=10, frameon=False)
-
-
-def standard_error_over_pairs(values: np.ndarray, pairs: np.ndarray) -> float:
-    """Standard error of a mean over pairs of users, ``[P]`` and ``[P, 2]``.
-
-    Pairs with a user in common are not independent, so their residuals' products count too
-    (Fafchamps & Gubert, 2007); never less than if all pairs were independent. NaN never: 0 for
-    fewer than two pairs.
-    """
-    if len(values) < 2:
-        return 0.0
-    residuals = np.asarray(values, dtype=np.float64) - values.mean()
-    own = (residuals**2).sum()
-    by_user = np.bincount(np.unique(pairs, return_inverse=True)[1].ravel(), residuals.repeat(2))
-    return float(np.sqrt(max((by_user**2).sum() - own, own)) / len(values))
 
 
 def mask_geometry(

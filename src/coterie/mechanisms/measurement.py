@@ -10,6 +10,7 @@ import torch
 
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, DataError
+from coterie.mechanisms.numbers import UNCERTAIN, size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,8 +92,8 @@ class Budget:
         fit = int(self.memory // memory) if memory else available
         if fit < least:
             raise DataError(
-                f"The memory budget of {self.memory / 1e6:,.0f} MB fits {fit} {unit}, but at least "
-                f"{least} are needed: allow {least * memory / 1e6:,.0f} MB."
+                f"The memory budget of {size(self.memory)} fits {fit} {unit}, but at least "
+                f"{least} are needed: allow {size(least * memory)}."
             )
         affordable = int(self.seconds * NOMINAL_RATE // operations) if operations else available
         return SampleSize(max(least, min(available, fit, affordable)), available, unit)
@@ -102,19 +103,31 @@ class Measurement(ABC):
     """A measured mechanism: figures, a table, a picture, and a sentence that says what it means.
 
     Subclasses are frozen dataclasses. Class variables: ``name`` (a word for files and JSON),
-    ``title`` (a heading), ``meaning`` (how to read it, two or three sentences) and ``method`` (how
-    it was computed, with the numbered result of the source).
+    ``title`` (a heading), ``meaning`` (how to read it, two or three sentences), ``method`` (how
+    it was computed, with the numbered result of the source) and ``headline`` (the figures that
+    tables show; all if it is empty).
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     meaning: ClassVar[str]
     method: ClassVar[str]
+    headline: ClassVar[tuple[str, ...]] = ()
     sample: SampleSize
 
     @abstractmethod
     def figures(self) -> dict[str, float]:
-        """The headline figures by name, the same names for every model, so that they compare."""
+        """The figures by name, the same names for every model, so that they compare.
+
+        ``x_se`` is the standard error of ``x``, ``x_low`` and ``x_high`` are an interval of it.
+        """
+
+    def headlines(self) -> dict[str, float]:
+        """The figures that tables show, with their standard errors and intervals."""
+        if not self.headline:
+            return self.figures()
+        names = {*self.headline, *(f"{x}_{of}" for x in self.headline for of in UNCERTAIN)}
+        return {name: value for name, value in self.figures().items() if name in names}
 
     @abstractmethod
     def sentence(self) -> str:

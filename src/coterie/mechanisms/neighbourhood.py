@@ -5,23 +5,20 @@ Gradients of the decoder are sums of outer products, so only their two factors a
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import polars as pl
-import scipy.sparse as sp
 import torch
-from torch import Tensor
 
-from coterie.data.batches import UserBatch, user_batch
 from coterie.data.interactions import Interactions
-from coterie.errors import ConfigError, DataError
-from coterie.mechanisms.encoding import USERS_AT_ONCE, encode
-from coterie.mechanisms.gradients import DecoderGradients
-from coterie.mechanisms.measurement import Budget, Measurement, SampleSize, choose, with_histories
+from coterie.errors import ConfigError
+from coterie.mechanisms.gradients import DecoderGradients, jackknife
+from coterie.mechanisms.measurement import Budget, Measurement, SampleSize
+from coterie.mechanisms.nearby import Nearby, affordable, near_gradients, survey
+from coterie.mechanisms.numbers import percent
 from coterie.mechanisms.style import BLACK, BLUE, GREEN, ORANGE, new_figure
-from coterie.models.posterior import Posterior
+from coterie.mechanisms.titles import item_names, shortened
 from coterie.models.vae import VAE
 
 if TYPE_CHECKING:
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
 
 MOST_CANDIDATES = 200
 CARRIERS = 3  # shared items named per neighbour
-KINDS = {"inside the radius": GREEN, "certified directly": BLUE, "outside the radius": ORANGE}
+KINDS = {"inside radius": GREEN, "certified": BLUE, "outside radius": ORANGE}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +53,7 @@ class Neighbourhood(Measurement):
         ``w1 < radius``: the sufficient condition of Theorem 2.3, with the local estimate of L_θz.
     certified
         The mismatches themselves sum to less than ``‖g_u‖``: sufficient too, and less strict.
-    help, help_error
+    help, help_se
         ``⟨g_u, g_v⟩ / ‖g_u‖²`` and its jackknife standard error over the draws: 0.3 means that a
         step on v lowers u's loss by 30 % of what a step on u itself would, to first order.
     cosine, n_shared
@@ -97,7 +94,7 @@ class Neighbourhood(Measurement):
     inside: np.ndarray
     certified: np.ndarray
     help: np.ndarray
-    help_error: np.ndarray
+    help_se: np.ndarray
     cosine: np.ndarray
     n_shared: np.ndarray
     gradient_norm: float
@@ -118,7 +115,7 @@ class Neighbourhood(Measurement):
             "certified_share": float(self.certified.mean()),
             "helping_share": float((self.help > 0).mean()),
             "best_help": float(self.help[0]),
-            "best_help_error": float(self.help_error[0]),
+            "best_help_se": float(self.help_se[0]),
             "mean_help_shown": float(self.help[: self.k].mean()),
             "shared_item_share": float(np.median(self.shared_share)),
             "lipschitz": self.lipschitz,
@@ -136,7 +133,7 @@ class Neighbourhood(Measurement):
             return text + "None of them helps: what this user needs, no candidate's step gives."
         text += (
             f"Most helpful is user {self.user_ids[0]}: a step on that user helps by "
-            f"{self.help[0]:.0%} (± {self.help_error[0]:.1%}) of what a step on this user would."
+            f"{percent(self.help[0], self.help_se[0])} of what a step on this user would."
         )
         first = self.carriers.filter(pl.col("rank") == 1)
         if len(first):
@@ -148,7 +145,7 @@ class Neighbourhood(Measurement):
         """One row per candidate, most helpful first; ``rank`` from 1."""
         names: tuple[str, ...] = (
             "help",
-            "help_error",
+            "help_se",
             "cosine",
             "n_shared",
             "inside",
@@ -178,8 +175,7 @@ class Neighbourhood(Measurement):
         cloud.axhline(0, color=BLACK, linewidth=0.8)
         cloud.set_xlabel("W1 between posteriors (unit of z)")
         cloud.set_ylabel("help (% of own step)")
-        cloud.set_title(f"All {len(self.users)} candidates")
-        cloud.legend(loc="best", fontsize=9)
+        _title(cloud, f"All {len(self.users)} candidates", kinds)
         return figure
 
     def draw(self, axes: "Axes") -> None:
@@ -188,7 +184,7 @@ class Neighbourhood(Measurement):
         for at, (kind, colour) in enumerate(KINDS.items()):
             places = np.flatnonzero(kinds == at)
             if len(places):
-                error = 200 * self.help_error[places]
+                error = 200 * self.help_se[places]
                 style: dict[str, Any] = {
                     "ecolor": BLACK,
                     "capsize": 2,
@@ -205,106 +201,20 @@ class Neighbourhood(Measurement):
         axes.axvline(0, color=BLACK, linewidth=0.8)
         axes.set_xlabel("help (% of own step, ± 2 standard errors)")
         axes.set_ylabel("user")
-        if len(set(kinds)) == 1:
-            axes.set_title(f"Who helps most ({list(KINDS)[kinds[0]]})")
-            return
-        axes.set_title("Who helps most", pad=22)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=3, fontsize=9)
+        _title(axes, "Who helps most", kinds)
 
     def _kinds(self) -> np.ndarray:
         return np.where(self.inside, 0, np.where(self.certified, 1, 2))
 
 
-@dataclass(frozen=True, eq=False)
-class Nearby:
-    """One user, and a community to find near users in.
-
-    Parameters
-    ----------
-    history
-        The user's items, int64 ``[n]``, ascending.
-    own
-        The user's posterior, ``[1, K]``.
-    sample
-        Users searched, of those with a history.
-    users, posterior, n_shared
-        Their rows ``[N]``, posteriors ``[N, K]``, and items in common with the user ``[N]``.
-    """
-
-    history: np.ndarray
-    own: Posterior
-    sample: SampleSize
-    users: np.ndarray
-    posterior: Posterior
-    n_shared: np.ndarray
-
-    @cached_property
-    def distance(self) -> np.ndarray:
-        """W2 to the user, ``[N]``."""
-        squared = (self.posterior.mu - self.own.mu).square().sum(1)
-        if self.own.logvar is not None and self.posterior.logvar is not None:
-            spread = torch.exp(0.5 * self.posterior.logvar) - torch.exp(0.5 * self.own.logvar)
-            squared += spread.square().sum(1)
-        return squared.sqrt().double().numpy()
-
-    def posterior_of(self, places: np.ndarray) -> Posterior:
-        """Posteriors of some of the users, ``[len(places), K]``."""
-        at = torch.from_numpy(places)
-        logvar = self.posterior.logvar
-        return Posterior(self.posterior.mu[at], None if logvar is None else logvar[at])
-
-    def nearest(self, size: int) -> np.ndarray:
-        """Places (0 … N − 1) of the ``size`` nearest, by distance and by shared items in turn."""
-        order = np.lexsort((self.distance, -self.n_shared))
-        by_distance, by_items = (np.empty(len(order), np.int64) for _ in range(2))
-        by_distance[np.argsort(self.distance, kind="stable")] = np.arange(len(order))
-        by_items[order] = np.arange(len(order))
-        best = np.lexsort((self.distance, np.minimum(by_distance, by_items)))
-        return best[:size]
-
-
-def survey(
-    model: VAE,
-    user_items: Interactions,
-    history: np.ndarray,
-    *,
-    user: int | None = None,
-    generator: torch.Generator,
-    budget: Budget,
-) -> Nearby:
-    """Encode as much of the community as the budget allows; ``user`` is left out of it."""
-    history = checked_history(history, model.n_items)
-    community = with_histories(user_items)
-    community = community[community != user] if user is not None else community
-    width = model.encoder.table.shape[1]
-    dense = sum(weight.numel() for weight in model.encoder.layers.parameters())
-    length = user_items.nnz / max(len(community), 1)
-    sample = budget.most(
-        len(community),
-        operations=2 * (length * width + dense),
-        memory=4 * 4 * model.config.latent_dim,
-        least=1,
-        unit="users",
-    )
-    users = choose(community, sample.used, generator)
-    has = np.zeros(model.n_items, dtype=bool)
-    has[history] = True
-    shared = []
-    for start in range(0, len(users), USERS_AT_ONCE):
-        batch = user_batch(user_items, users[start : start + USERS_AT_ONCE])
-        counts = np.concatenate([[0], np.cumsum(has[batch.indices.numpy()])])
-        shared.append(np.diff(counts[batch.indptr.numpy()]))
-    with torch.no_grad():
-        own = model.encode(batch_of(history, model.n_items).to(model.decoder.table.device))
-    spread = None if own.logvar is None else own.logvar.float().cpu()
-    return Nearby(
-        history,
-        Posterior(own.mu.float().cpu(), spread),
-        sample,
-        users,
-        encode(model, user_items, users),
-        np.concatenate(shared),
-    )
+def _title(axes: "Axes", title: str, kinds: np.ndarray) -> None:
+    """The title, with the only kind in it or a legend of several below it, beside the points."""
+    if len(set(kinds)) == 1:
+        axes.set_title(f"{title} ({list(KINDS)[kinds[0]]})")
+        return
+    axes.set_title(title, pad=22)
+    spacing: Any = {"columnspacing": 0.8, "handletextpad": 0.3}
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=3, fontsize=9, **spacing)
 
 
 @torch.no_grad()
@@ -366,30 +276,40 @@ def neighbourhood(
         )
     budget = budget or Budget()
     if nearby is None:
-        nearby = survey(
-            model, user_items, history, user=user, generator=generator, budget=budget.share(0.5)
-        )
-    noise = draw_noise(model, n_draws, generator)
+        share = budget.share(0.5)
+        nearby = survey(model, user_items, history, user=user, generator=generator, budget=share)
     size = affordable(model, min(len(nearby.users), shortlist), n_draws, budget.share(0.5))
     chosen = nearby.nearest(size)
-    gradients = DecoderGradients(
+    gradients = near_gradients(
         model,
-        stacked([nearby.history], user_items.rows(nearby.users[chosen]), model.n_items),
-        draws(model, [nearby.own, nearby.posterior_of(chosen)], noise),
+        user_items,
+        nearby,
+        [nearby.history],
+        chosen,
+        n_draws=n_draws,
+        generator=generator,
     )
-    pairs = np.stack([np.zeros(size, np.int64), np.arange(1, size + 1)], axis=1)
+    items = user_items.item_ids.ids.alias("item_id").to_frame() if catalogue is None else catalogue
+    return _ranked(gradients, user_items, nearby, chosen, items, k)
+
+
+def _ranked(
+    gradients: DecoderGradients,
+    user_items: Interactions,
+    nearby: Nearby,
+    chosen: np.ndarray,
+    items: pl.DataFrame,
+    k: int,
+) -> Neighbourhood:
+    """The candidates, most helpful first, with what carries the help of the first k."""
+    pairs = np.stack([np.zeros(len(chosen), np.int64), np.arange(1, len(chosen) + 1)], axis=1)
     found = gradients.pairs(pairs)
-    error = jackknife(kernel(gradients, pairs), kernel(gradients, np.zeros((1, 2), np.int64)))
-    order = np.lexsort((nearby.distance[chosen], -found.influence))
     norm, lipschitz = float(found.norm[0]), float(found.steepest.max())
     content, latent = found.content_mismatch / norm, found.latent_mismatch / norm
     radius = norm * np.maximum(1 - content, 0) / max(lipschitz, 1e-30)
-    carriers, shared_share = _carriers(
-        gradients, 1 + order[:k], nearby.history, found.influence[order[:k]]
-    )
-    users = nearby.users[chosen]
-    by_rank = {
-        "users": users,
+    own = gradients.grams(np.zeros((1, 2), np.int64))
+    unordered = {
+        "users": nearby.users[chosen],
         "w1_low": (nearby.posterior.mu - nearby.own.mu).norm(dim=1).double().numpy()[chosen],
         "w1": found.code_distance,
         "w1_high": nearby.distance[chosen],
@@ -399,13 +319,15 @@ def neighbourhood(
         "inside": found.code_distance < radius,
         "certified": latent + content < 1,
         "help": found.influence / norm**2,
-        "help_error": error,
+        "help_se": jackknife(gradients.grams(pairs), own),
         "cosine": found.cosine,
         "n_shared": nearby.n_shared[chosen],
     }
-    ranked = {name: values[order] for name, values in by_rank.items()}
+    order = np.lexsort((nearby.distance[chosen], -found.influence))
+    ranked = {name: values[order] for name, values in unordered.items()}
     user_ids = user_items.user_ids.to_ids(ranked["users"]).alias("user_id")
-    items = user_items.item_ids.ids.alias("item_id").to_frame() if catalogue is None else catalogue
+    influence = found.influence[order[:k]]
+    carriers, shared_share = _carriers(gradients, 1 + order[:k], nearby.history, influence)
     named = items[nearby.history[carriers["item"].to_numpy()]].get_columns()
     of = user_ids.gather(carriers["rank"] - 1)
     return Neighbourhood(
@@ -418,104 +340,6 @@ def neighbourhood(
         shared_share=shared_share,
         **ranked,
     )
-
-
-def draws(model: VAE, posteriors: list[Posterior], noise: Tensor) -> Tensor:
-    """Codes ``μ + σ ε`` of all users in turn, float64 ``[N, S, K]``; S is 1 for a point code."""
-    mu = torch.cat([posterior.mu for posterior in posteriors]).double()[:, None]
-    if not model.config.variational:
-        return mu
-    logvar = torch.cat([p.logvar for p in posteriors if p.logvar is not None])
-    return mu + torch.exp(0.5 * logvar.double())[:, None] * noise
-
-
-def draw_noise(model: VAE, n_draws: int, generator: torch.Generator) -> Tensor:
-    """The same noise for all users, float64 ``[S, K]``."""
-    return torch.randn(n_draws, model.config.latent_dim, generator=generator).double()
-
-
-def stacked(histories: list[np.ndarray], near: Interactions, n_items: int) -> sp.csr_array:
-    """Given histories first, then the near users' rows: ``[len(histories) + N, I]`` of ones."""
-    lengths = [*map(len, histories), *near.history_lengths]
-    indices = np.concatenate([*histories, near.indices])
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    return sp.csr_array((np.ones(len(indices)), indices, indptr), shape=(len(lengths), n_items))
-
-
-def kernel(gradients: DecoderGradients, pairs: np.ndarray) -> Tensor:
-    """Inner products of the single draws' gradients, float64 ``[P, S, S]``."""
-    blocks = [
-        gradients._gram(gradients._side(u, u), gradients._side(v, v), gradients._overlap(u, v))
-        for u, v in gradients._blocks(pairs)
-    ]
-    return torch.cat(blocks)
-
-
-def jackknife(products: Tensor, reference: Tensor) -> np.ndarray:
-    """Standard error of ``mean(products) / mean(reference)``, leaving out one draw at a time.
-
-    Both ``[P, S, S]`` over the same draws (or ``[1, S, S]``); the result ``[P]``.
-    """
-    n_draws = products.shape[-1]
-    if n_draws == 1:
-        return np.zeros(len(products))  # a point code: nothing is drawn
-    ratio = _without_each(products) / _without_each(reference)
-    error: np.ndarray = (ratio.var(1, correction=0) * (n_draws - 1)).sqrt().numpy()
-    return error
-
-
-def _without_each(products: Tensor) -> Tensor:
-    """Means of ``[P, S, S]`` without row and column of each draw, ``[P, S]``."""
-    own = products.diagonal(dim1=1, dim2=2)
-    rest = products.sum((1, 2))[:, None] - products.sum(1) - products.sum(2) + own
-    return rest / (products.shape[-1] - 1) ** 2
-
-
-def affordable(model: VAE, available: int, n_draws: int, budget: Budget) -> int:
-    """Users whose gradients at S codes the budget allows, at most ``available``."""
-    n_items, width = model.decoder.table.shape
-    size = budget.most(
-        available,
-        operations=4.0 * n_draws * n_items * (width + 4 * n_draws),
-        memory=24.0 * n_draws * n_items,
-        least=1,
-        unit="near users",
-    )
-    return size.used
-
-
-def batch_of(history: np.ndarray, n_items: int) -> UserBatch:
-    """One history ``[n]``, as a batch of one user."""
-    items = torch.from_numpy(history)
-    scale = torch.tensor([max(len(items), 1) ** -0.5])
-    return UserBatch(torch.tensor([0, len(items)]), items, scale, n_items)
-
-
-def checked_history(history: np.ndarray, n_items: int) -> np.ndarray:
-    """Distinct item indices, int64 ascending; :class:`DataError` if there are none, or wrong."""
-    items = np.unique(np.asarray(history))
-    if len(items) == 0:
-        raise DataError(
-            "The history holds no item that the model knows, so there is nothing to explain."
-        )
-    if items.dtype.kind not in "iu" or items[0] < 0 or items[-1] >= n_items:
-        raise DataError(
-            f"A history holds item indices 0 … {n_items - 1}, got {items[0]} … {items[-1]} "
-            f"({items.dtype})."
-        )
-    return items.astype(np.int64)
-
-
-def shortened(text: str, most: int) -> str:
-    """The text, cut to ``most`` characters."""
-    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
-
-
-def item_names(items: pl.DataFrame) -> list[str]:
-    """Titles where they are known, else ids."""
-    ids = items["item_id"].cast(pl.String)
-    names = items["title"].fill_null(ids) if "title" in items.columns else ids
-    return names.to_list()
 
 
 def _carriers(

@@ -10,14 +10,13 @@ import polars as pl
 from coterie.errors import ConfigError
 from coterie.mechanisms.collaboration import Collaboration
 from coterie.mechanisms.measurement import Measurement
+from coterie.mechanisms.numbers import number, with_errors
 from coterie.mechanisms.page import (
     Image,
     Panel,
     Point,
     Section,
     Table,
-    number,
-    with_errors,
     write_page,
 )
 from coterie.mechanisms.style import save_figure
@@ -35,6 +34,7 @@ RELATED = {
     "of_user": "one likes",
     "of_other": "the other likes",
     "input_distance": "differing items",
+    "taste": "shared taste",
     "cosine": "cosine of gradients",
 }
 
@@ -205,7 +205,7 @@ def _section(name: str, diagnoses: Mapping[str, "Diagnosis"]) -> Section:
     """One measure: what it means, the figures of all models, a panel per model, the method."""
     found = by_model(name, diagnoses)
     example = next(iter(found.values()))
-    figures = {model: one.figures() for model, one in found.items()}
+    figures = {model: one.headlines() for model, one in found.items()}
     skipped = [Panel(who, None, (Point(text),)) for who, text in by_text(_skipped(name, diagnoses))]
     return Section(
         example.title,
@@ -227,7 +227,7 @@ def _details(found: Mapping[str, Measurement]) -> Iterator[Table]:
     for model, one in found.items():
         if isinstance(one, Collaboration) and one.related:
             of_model = f", {model}" if len(found) > 1 else ""
-            caption = f"Far-but-related pairs whose gradients agree most{of_model}"
+            caption = f"Far-but-related pairs with the most shared taste{of_model}"
             yield Table.of_frame(
                 caption, one.related_frame().select(RELATED.keys()).rename(RELATED)
             )

@@ -31,7 +31,6 @@ SETTINGS: Any = {  # matplotlib types each key
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "legend.frameon": False,
     "svg.hashsalt": "coterie",  # the same figure gives the same file
     "svg.fonttype": "none",
 }

@@ -2,17 +2,17 @@
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from coterie.errors import ConfigError, MissingExtraError
 from coterie.files import atomic_file
+from coterie.mechanisms.numbers import with_errors
 from coterie.mechanisms.style import SETTINGS
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ PIXELS_PER_INCH = 96  # of CSS
 PNG_DPI = 192  # sharp on dense screens
 BROAD = 600  # pixels of a plot that a phone does not show as a whole
 NARROW = 340  # pixels of a panel of text
-UNCERTAIN = ("se", "error", "low", "high")  # endings of names that belong to another figure
-FINEST = 1e-5  # the smallest standard error that is written in decimals
 LEGIBLE = 0.62  # of its natural width, below which a plot's letters are too small
 
 
@@ -213,49 +211,3 @@ def write_page(
     with atomic_file(path) as aside:
         aside.write_text(page, encoding="utf-8")
     return Path(path)
-
-
-def number(value: object) -> str:
-    """A cell's text: four significant digits, thousands apart by commas, ``–`` for nothing."""
-    if value is None or value != value:
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if abs(value) < 1e15 and value == int(value):
-        text = f"{int(value):,}"
-    else:
-        text = f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
-    return _minus(text)
-
-
-def with_errors(values: Mapping[str, Any]) -> dict[str, str]:
-    """Figures as text by readable names, each joined with what tells how uncertain it is.
-
-    That is its standard error ``x_se`` (or ``x_error``), or an interval ``x_low``, ``x_high``.
-    """
-    shown = {}
-    for name, value in values.items():
-        stem, _, last = name.rpartition("_")
-        if stem in values and last in UNCERTAIN:
-            continue
-        error = values.get(f"{name}_se", values.get(f"{name}_error"))
-        low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
-        text = number(value)
-        if error and error == error and value == value:
-            text = _rounded(value, error)
-        elif low is not None and high is not None:
-            text = f"{text} ({number(low)} to {number(high)})"
-        shown[name.replace("_", " ")] = text
-    return shown
-
-
-def _rounded(value: float, error: float) -> str:
-    """Both with as many decimals as show the error's first digit."""
-    if error < FINEST:
-        return f"{number(value)} ± {error:.1g}"
-    decimals = max(0, -math.floor(math.log10(error)))
-    return _minus(f"{value:,.{decimals}f} ± {error:,.{decimals}f}")
-
-
-def _minus(text: str) -> str:
-    return f"−{text[1:]}" if text.startswith("-") else text
