@@ -1,0 +1,181 @@
+import json
+
+import polars as pl
+import pytest
+
+from experiment.made_up import crowd
+
+FILE = """\
+name = "pia"
+start = 2026-03-01T00:00:00Z
+end = 2026-03-11T00:00:00Z
+minimum_effect = 0.2
+surfaces = ["home"]
+guardrails = [{ metric = "ctr_per_user", margin = 0.3 }]
+
+[arms]
+control = 0.5
+pia = 0.5
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("experiment")
+    (made / "pia.toml").write_text(FILE)
+    frame = crowd(1500, lift=0.5, seed=1)
+    frame.write_parquet(made / "events.parquet")
+    frame.filter(pl.col("experiment").is_null()).write_parquet(made / "before.parquet")
+    crowd(4000, keep=(1.0, 0.8), days=1).write_parquet(made / "lossy.parquet")
+    half = frame.height // 2
+    for name, part in (("one", frame.head(half + 100)), ("two", frame.tail(frame.height - half))):
+        rows = part.with_columns(pl.col("time").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        rows.write_ndjson(made / f"{name}.jsonl")
+    return made
+
+
+@pytest.fixture
+def run(coterie, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "80")
+    return lambda *arguments: coterie("experiment", *arguments)
+
+
+def test_analyze(run):
+    ended = run("analyze", "pia.toml", "--events", "events.parquet")
+    assert (ended.code, ended.err) == (0, "")
+    assert "pia is better on ctr_per_impression" in ended.out
+    assert "Guardrail held" in ended.out
+    table = ended.out.split("pia against control")[1].split("Primary metric")[0]
+    assert all(len(line) <= 80 for line in table.splitlines())
+    assert "ctr_per_impression.home" in table  # in one line
+
+
+def test_analyze_for_machines_and_from_overlapping_lines(run):
+    one = run("analyze", "pia.toml", "--events", "events.parquet", "--json").json()
+    other = run("analyze", "pia.toml", "--events", "one.jsonl", "two.jsonl", "--json").json()
+    assert other["log"].pop("duplicates") == 100
+    assert one["log"].pop("duplicates") == 0
+    assert other["log"].pop("events") == one["log"].pop("events") + 100
+    assert one == other
+    assert one["finished"]
+    assert one["results"][0]["verdict"] == "better"
+    assert {point["day"] for point in one["by_day"]} == set(range(1, 11))
+    nothing = [r for r in one["results"] if r["metric"] == "watch_seconds_per_user"]
+    assert nothing[0]["lift"] is None
+
+
+def test_analyze_part_of_the_time(run):
+    found = run(
+        "analyze", "pia.toml", "--events", "events.parquet", "--through", "2026-03-04T00:00:00Z",
+        "--json",
+    ).json()  # fmt: skip
+    assert (found["days"], found["finished"]) == (3, False)
+
+
+def test_page_and_figures(run, tmp_path):
+    arguments = ("analyze", "pia.toml", "--events", "events.parquet")
+    written = ("--html", tmp_path / "r.html", "--figures", tmp_path / "figures")
+    ended = run(*arguments, *written)
+    assert ended.code == 0
+    assert f"Written: {tmp_path}/r.html" in ended.out.replace("\n", "")
+    assert len(list((tmp_path / "figures").iterdir())) == 6
+    again = run(*arguments, *written)
+    assert (again.code, "exists already" in again.message()) == (2, True)
+    assert run(*arguments, *written, "--overwrite").code == 0
+
+
+def test_a_mismatch_is_said_first(run):
+    ended = run("analyze", "pia.toml", "--events", "lossy.parquet")
+    assert ended.code == 0
+    assert ended.out.startswith("SAMPLE-RATIO MISMATCH")
+    assert "better" not in ended.out.split("Intervals are")[0]
+    status = run("status", "pia.toml", "--events", "lossy.parquet")
+    assert status.out.startswith("pia: SAMPLE-RATIO MISMATCH")
+
+
+def test_plan_from_a_log(run):
+    ended = run("plan", "pia.toml", "--events", "before.parquet")
+    assert ended.code == 0
+    assert "users in pia" in ended.out
+    facts = run("plan", "pia.toml", "--events", "before.parquet", "--json").json()
+    assert facts["users"]["pia"] == facts["users"]["control"]
+    assert facts["metric"] == "ctr_per_impression"
+    assert max(map(len, ended.out.splitlines()[:12])) <= 80
+
+
+def test_plan_from_figures(run):
+    typed = ("--baseline-mean", 0.1, "--baseline-variance", 0.02)
+    without = run("plan", "pia.toml", *typed, "--json").json()
+    assert without["days"] is None
+    slow = run("plan", "pia.toml", *typed, "--users-per-day", 50)
+    assert "The planned 10 days are too short" in slow.out
+    fast = run("plan", "pia.toml", *typed, "--users-per-day", 5000)
+    assert "The planned 10 days are enough" in fast.out
+    assert "times the users above" in fast.out
+
+
+def test_status(run, folder):
+    (folder / "next.toml").write_text(FILE.replace('"pia"', '"next"').replace("2026", "2126"))
+    found = run("status", "pia.toml", "next.toml", "--events", "events.parquet", "--json").json()
+    one, other = found["experiments"]
+    assert (one["state"], one["day"], one["days"]) == ("ended", 10, 10)
+    assert (other["state"], other["day"]) == ("planned", 0)
+    assert sum(one["log"]["users"].values()) > 1000
+    assert "log" not in other
+    assert found["warnings"] == []
+    assert "ended" in run("status", "pia.toml").out
+
+
+MISTAKES = [
+    (("analyze", "pia.toml"), "", "--events"),
+    (("analyze", "none.toml", "--events", "events.parquet"), "", "cannot be read"),
+    (("analyze", "pia.toml", "--events", "none.parquet"), "", "does not exist"),
+    (("analyze", "pia.toml", "--events", "before.parquet"), "", "Nobody in the log entered"),
+    (("analyze", "pia.toml", "--events", "events.parquet", "--html", "x.txt"), "", ".html"),
+    (("analyze", "pia.toml", "--events", "events.parquet", "--through", "2026-03-04"), "", "zone"),
+    (("plan", "pia.toml"), "", "needs --events, or"),
+    (("plan", "pia.toml", "--baseline-mean", "1"), "", "needs --events, or"),
+    (
+        ("plan", "pia.toml", "--events", "before.parquet", "--users-per-day", "5"),
+        "",
+        "not from both",
+    ),
+    (("status", "bad.toml"), ("pia = 0.5", "pia = 0.4"), "must sum to 1"),
+    (("status", "bad.toml"), ("pia = 0.5", '"" = 0.5'), "arms"),
+    (("status", "bad.toml"), ("2026-03-01T00:00:00Z", "2026-03-01T00:00:00"), "needs a zone"),
+    (("status", "bad.toml"), ("surfaces", "surface"), "did you mean 'surfaces'"),
+    (
+        ("status", "bad.toml"),
+        ("[arms]", '[[metrics]]\nname = "x"\nnumerator = "money"\n\n[arms]'),
+        "'watch_seconds'",
+    ),
+    (("status", "pia.toml", "bad.toml"), ("0.3", "0.2"), "called 'pia'"),
+    (("status", "pia.toml", "bad.toml"), ('name = "pia"', 'name = "b"\nsalt = "pia"'), "one salt"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "change", "expected"), MISTAKES)
+def test_mistakes(arguments, change, expected, run, folder):
+    if change:
+        (folder / "bad.toml").write_text(FILE.replace(*change))
+    ended = run(*arguments)
+    assert ended.code == 2
+    assert expected in ended.message()
+
+
+def test_slices_that_overlap(run, folder):
+    for name, low, high in (("one", 0.0, 0.5), ("two", 0.4, 1.0)):
+        group = f'\n[group]\nname = "g"\nslice = [{low}, {high}]\n'
+        (folder / f"{name}.toml").write_text(FILE.replace('"pia"', f'"{name}"') + group)
+    ended = run("status", "one.toml", "two.toml")
+    assert ended.code == 2
+    assert "overlap in group 'g': both have the users from 0.4 to 0.5" in ended.message()
+
+
+def test_a_broken_event_is_shown(run, folder):
+    row = {"event_id": "e", "user": 1, "kind": "click", "time": "2026-03-02T10:00:00"}
+    (folder / "naive.jsonl").write_text(json.dumps(row) + "\n")
+    ended = run("analyze", "pia.toml", "--events", "naive.jsonl")
+    assert ended.code == 2
+    assert "no time with a time zone" in ended.message()
