@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from coterie.data.ids import IdMap
 from coterie.errors import ArtifactError, ConfigError, StorageError
 from coterie.files import sha256
-from coterie.models.vae import VAE, ModelConfig
+from coterie.models.config import ModelConfig
+from coterie.models.vae import VAE
 from coterie.recommender import Recommender
 
 N_ITEMS = 12
@@ -83,7 +84,7 @@ def load(path: Path, **options: Any) -> Recommender:
 @pytest.mark.parametrize("anchors", [True, False])
 def test_what_is_loaded_is_what_was_saved(tmp_path, config, anchors):
     before = recommender(config=config, anchors=anchors)
-    after = load(before.save(tmp_path / "model"))
+    after = load(before.save(tmp_path / "a[1]" / "model"))  # brackets are no pattern
     given, got = before.recommend(HISTORIES, k=5), after.recommend(HISTORIES, k=5)
     np.testing.assert_array_equal(given.scores, got.scores)
     assert given.to_frame().equals(got.to_frame())
@@ -121,7 +122,9 @@ def test_the_folder_holds_no_pickle_and_says_what_it_is(saved):
         1,
         12,
     )
-    assert manifest["model"] == {"name": "multi-vae", "hidden_dims": [5, 4], "latent_dim": 3}
+    config = ModelConfig(hidden_dims=(5, 4), latent_dim=3)
+    assert manifest["model"] == config.model_dump(mode="json")
+    assert manifest["sizes"] == {}
     assert set(manifest["versions"]) == {"python", "coterie", "torch", "numpy", "safetensors"}
     assert manifest["tensors"]["item_counts"] == {"dtype": "I64", "shape": [12]}
     assert manifest["tensors"]["model.decoder.table"] == {"dtype": "F32", "shape": [12, 5]}
@@ -239,8 +242,14 @@ def test_a_wrong_tensor_is_named(saved, change, message, verify):
         (lambda m: m["model"].update(latent_dim=0), "'model' is not valid.*latent_dim"),
         (lambda m: m["model"].update(latent_dim=10**12), "should be F32|sizes too large"),
         (lambda m: m["model"].update(latent_dim=10**30), "'model' is not valid: sizes too large"),
-        (lambda m: m["model"].update(name="multi-dae"), "should be F32"),
+        (lambda m: m["model"].update(name="multi-dae"), "'model' is not valid.*a point code"),
         (lambda m: m["model"].update(hidden_dims=[5]), r"safetensors (lacks|holds)"),
+        (
+            lambda m: m.update(sizes={"nnz": 3}),
+            r"'sizes' must be counts of nothing, got \{'nnz': 3",
+        ),
+        (lambda m: m["model"].update(name=["ease"]), "'model' is not valid"),
+        (lambda m: m.update(model={"name": "ease"}), r"holds an unexpected|lacks the tensor"),
         (lambda m: m["tensors"].pop("item_counts"), "'tensors' does not describe"),
         (lambda m: m["tensors"].pop("anchors"), "unexpected tensor 'anchors'"),
     ],

@@ -1,6 +1,6 @@
 """A saved model: a folder of safetensors, Parquet and a JSON manifest; nothing is ever unpickled.
 
-The folder holds ``model.safetensors`` (weights, item counts and, if kept, anchors),
+The folder holds ``model.safetensors`` (a model's tensors, item counts and, if kept, anchors),
 ``items.parquet`` (external ids in the model's order), ``item_table.parquet`` (if there is a table
 about the items) and ``manifest.json``.
 """
@@ -23,13 +23,16 @@ from coterie.data.ids import IdMap
 from coterie.errors import ArtifactError, ConfigError, DataError
 from coterie.files import atomic_folder
 from coterie.manifest import MANIFEST, read_manifest, write_manifest
-from coterie.models.vae import VAE, ModelConfig
+from coterie.models.baselines import METHODS
+from coterie.models.config import ModelConfig
+from coterie.models.model import Model
+from coterie.models.vae import VAE
 
 FORMAT = "coterie-model"
 FORMAT_VERSION = 1
 WEIGHTS, IDS, TABLE = "model.safetensors", "items.parquet", "item_table.parquet"
 MODEL, COUNTS, ANCHORS = "model.", "item_counts", "anchors"
-SAFETENSORS_NAME = {torch.float32: "F32", torch.int64: "I64"}
+SAFETENSORS_NAME = {torch.float32: "F32", torch.int32: "I32", torch.int64: "I64"}
 NEEDED = ("n_items", "model", "tensors", "metadata", "versions")
 
 
@@ -37,7 +40,7 @@ NEEDED = ("n_items", "model", "tensors", "metadata", "versions")
 class Artifact:
     """What a saved model consists of; the letters are those of :class:`coterie.Recommender`."""
 
-    model: VAE
+    model: Model
     item_ids: IdMap
     item_counts: np.ndarray
     items: pl.DataFrame | None
@@ -67,7 +70,8 @@ def write_artifact(artifact: Artifact, path: Path, *, overwrite: bool) -> None:
             artifact.items.write_parquet(folder / TABLE)
         facts = {
             "n_items": artifact.model.n_items,
-            "model": artifact.model.config.model_dump(mode="json"),
+            "model": artifact.model.facts(),
+            "sizes": {name: getattr(artifact.model, name) for name in artifact.model.sized_by},
             "metadata": artifact.metadata,
             "tensors": {name: _spec(tensor) for name, tensor in tensors.items()},
             "versions": {
@@ -89,7 +93,7 @@ def read_artifact(path: Path, *, device: torch.device, verify: bool) -> Artifact
     """
     manifest = _manifest(path, verify=verify)
     n_items = manifest["n_items"]
-    model = _empty_model(path, manifest["model"], n_items)
+    model = _empty_model(path, manifest["model"], n_items, manifest.get("sizes", {}))
     item_ids = _item_ids(path, n_items)
     table = path / TABLE
     items = _parquet(table) if TABLE in manifest["files"] else None
@@ -102,6 +106,10 @@ def read_artifact(path: Path, *, device: torch.device, verify: bool) -> Artifact
     anchors = tensors.pop(ANCHORS, None)
     weights = {name.removeprefix(MODEL): tensor for name, tensor in tensors.items()}
     model.load_state_dict(weights, assign=True)
+    try:
+        model.check()
+    except DataError as error:
+        raise ArtifactError(f"{path / WEIGHTS} is damaged: {error}") from error
     return Artifact(model, item_ids, counts, items, anchors, manifest["metadata"])
 
 
@@ -138,22 +146,38 @@ def _manifest(path: Path, *, verify: bool) -> dict[str, Any]:
     return manifest
 
 
-def _empty_model(path: Path, config: dict[str, Any], n_items: int) -> VAE:
-    """The model without memory for its weights: names, shapes and types only."""
+def _empty_model(path: Path, facts: dict[str, Any], n_items: int, sizes: dict[str, Any]) -> Model:
+    """The model without memory for its tensors: names, shapes and types only."""
+    file, name = path / MANIFEST, facts.get("name")
+    method = METHODS.get(name) if isinstance(name, str) else None
+    _check_sizes(file, sizes, () if method is None else method.model.sized_by)
     try:
         with torch.device("meta"):
-            return VAE(ModelConfig.read(config), n_items)
+            if method is None:
+                return VAE(ModelConfig.read(facts), n_items)
+            settings = {key: value for key, value in facts.items() if key != "name"}
+            return method.model(method.config.read(settings), n_items, **sizes)
     except ConfigError as error:
-        raise ArtifactError(f"{path / MANIFEST}: 'model' is not valid: {error}") from error
+        raise ArtifactError(f"{file}: 'model' is not valid: {error}") from error
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond what torch can count
-        raise ArtifactError(f"{path / MANIFEST}: 'model' is not valid: sizes too large.") from error
+        raise ArtifactError(f"{file}: 'model' is not valid: sizes too large.") from error
 
 
-def _expected(model: VAE, named: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Names, types and shapes that the weights file must have, from the configuration alone."""
+def _check_sizes(file: Path, sizes: Any, expected: tuple[str, ...]) -> None:
+    if (
+        not isinstance(sizes, dict)
+        or sorted(sizes) != sorted(expected)
+        or not all(type(size) is int and size >= 0 for size in sizes.values())
+    ):
+        named = ", ".join(expected) or "nothing"
+        raise ArtifactError(f"{file}: 'sizes' must be counts of {named}, got {sizes!r}.")
+
+
+def _expected(model: Model, named: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Names, types and shapes that the weights file must have, from the manifest's facts alone."""
     shapes = {MODEL + name: _spec(tensor) for name, tensor in model.state_dict().items()}
     shapes[COUNTS] = {"dtype": "I64", "shape": [model.n_items]}
-    if ANCHORS in named:
+    if ANCHORS in named and isinstance(model, VAE):
         shapes[ANCHORS] = {"dtype": "F32", "shape": [model.n_items, model.config.latent_dim]}
     return dict(sorted(shapes.items()))
 
@@ -202,6 +226,6 @@ def _item_ids(path: Path, n_items: int) -> IdMap:
 
 def _parquet(file: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(file)
+        return pl.read_parquet(file, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ArtifactError(f"{file} is not a readable Parquet file: {error}.") from error

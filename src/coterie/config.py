@@ -1,5 +1,6 @@
 """The base of every configuration: immutable, and unknown keys are errors that name the nearest."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Self
 
@@ -40,6 +41,19 @@ class Config(BaseModel):
             raise config_error(cls.__name__, error) from error
 
 
+def must_be_default(config: Config, name: str, *, used: bool, by: str) -> None:
+    """Refuse the setting ``name`` if nothing uses it and it is not at its default.
+
+    ``by`` says what would use it.
+    """
+    default = type(config).model_fields[name].default
+    if not used and getattr(config, name) != default:
+        raise ConfigError(
+            f"{name}={getattr(config, name)!r} does nothing: only {by} uses it. Leave it out, or "
+            "choose that."
+        )
+
+
 def config_error(name: str, error: ValidationError) -> ConfigError:
     """One line per wrong setting of pydantic's error: where, what is expected, what came."""
     lines = []
@@ -49,3 +63,14 @@ def config_error(name: str, error: ValidationError) -> ConfigError:
         came = "" if isinstance(ours, ConfigError) else f", got {item['input']!r}"
         lines.append(f"{where}: {ours or item['msg']}{came}")
     return ConfigError("\n".join(lines))
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, table by table."""
+    result = dict(below)
+    for key, value in above.items():
+        inner = result.get(key)
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            value = merged(inner, value)
+        result[key] = value
+    return result

@@ -100,9 +100,9 @@ class SimilarItems:
     item_ids
         ``[Q]``, the items asked for that the model knows, in the order given.
     item_index, scores
-        As in :class:`Recommendations`, ``[Q, k]``; the scores are cosines, −1 … 1.
+        As in :class:`Recommendations`, ``[Q, k]``; the scores are cosines, −1 … 1, or weights.
     source
-        What was compared: ``"anchors"`` or ``"decoder"``.
+        What was compared: ``"anchors"``, ``"decoder"``, ``"factors"`` or ``"weights"``.
     unknown, catalogue
         As in :class:`Recommendations`.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,8 @@ from coterie.data.interactions import Interactions
 from coterie.devices import pick_device
 from coterie.errors import ConfigError, DataError, NotFittedError, StorageError
 from coterie.histories import Histories, OnUnknown, fold_in, known_items, over, refuse_unknown
+from coterie.models.baselines import METHODS, Progress
+from coterie.models.model import BaselineConfig, Model
 from coterie.models.posterior import Posterior
 from coterie.models.vae import VAE
 from coterie.recommendations import (
@@ -27,7 +29,9 @@ from coterie.recommendations import (
     write_parquet,
 )
 from coterie.request import Request, rows_at_once
-from coterie.similarity import nearest
+from coterie.similarity import nearest, strongest
+
+Source = Literal["auto", "anchors", "decoder", "factors", "weights"]
 
 
 class Recommender:
@@ -36,7 +40,7 @@ class Recommender:
     Parameters
     ----------
     model
-        The network; it is used where it is (device) and as it is (no copy).
+        A VAE or a baseline; it is used where it is (device) and as it is (no copy).
     item_ids
         External ids of the I items, in the model's order.
     item_counts
@@ -57,7 +61,7 @@ class Recommender:
 
     def __init__(
         self,
-        model: VAE,
+        model: Model,
         item_ids: IdMap,
         item_counts: np.ndarray,
         *,
@@ -93,7 +97,60 @@ class Recommender:
     @property
     def device(self) -> torch.device:
         """Where the model's weights are."""
-        return self.model.encoder.table.device
+        return self.model.device
+
+    @property
+    def vae(self) -> VAE:
+        """The model, for what only a VAE can do.
+
+        Raises
+        ------
+        NotFittedError
+            It is a baseline.
+        """
+        if not isinstance(self.model, VAE):
+            raise NotFittedError(
+                f"{self.model.config.name} is no autoencoder: there are no latent vectors, and "
+                "nothing about them can be measured. Load a VAE for that."
+            )
+        return self.model
+
+    @classmethod
+    def fit(
+        cls,
+        config: BaselineConfig,
+        data: Interactions,
+        *,
+        progress: Progress = lambda done, total: None,
+    ) -> "Recommender":
+        """Fit a baseline to training users; :func:`coterie.train` is for VAEs.
+
+        Parameters
+        ----------
+        config
+            Which baseline, and its settings; see :data:`coterie.models.baselines.METHODS`.
+        data
+            The training users.
+        progress
+            Called with what is done and with all there is to do.
+
+        Raises
+        ------
+        DataError
+            There are no interactions.
+        ConfigError
+            The settings do not suit the data, or its size the memory; the message says what does.
+        MissingExtraError
+            The baseline needs a library that is not installed.
+        """
+        facts = {"name": config.name, **config.model_dump(mode="json")}
+        return cls(
+            METHODS[config.name].fit(data, config, progress),
+            data.item_ids,
+            data.item_counts(),
+            items=data.items,
+            metadata={"data": data.name, "experiment": {"model": facts}},
+        )
 
     @cached_property
     def catalogue(self) -> pl.DataFrame:
@@ -113,16 +170,16 @@ class Recommender:
 
     @torch.no_grad()  # not inference_mode: the caller may overwrite the scores
     def score(self, fold_in: Interactions) -> Tensor:
-        """Logits of all items for each row of ``fold_in``: float32 ``[B, I]``, higher is better.
+        """Scores of all items for each row of ``fold_in``: float32 ``[B, I]``, higher is better.
 
-        They come from the posterior mean, so that they are deterministic. Items that the model
-        does not know are left out of the histories. The result is a new tensor on the model's
-        device, which the caller may overwrite.
+        A VAE's are logits of the posterior mean, so that they are deterministic. Items that the
+        model does not know are left out of the histories. The result is a new tensor on the
+        model's device, which the caller may overwrite.
         """
         known = over(fold_in, self.item_ids)
         batch = user_batch(known, np.arange(known.n_users)).to(self.device)
-        logits: Tensor = self.model(batch)
-        return logits
+        scores: Tensor = self.model(batch)
+        return scores
 
     def recommend(
         self,
@@ -244,10 +301,10 @@ class Recommender:
         item_ids: Iterable[Any],
         *,
         k: int = 10,
-        source: Literal["auto", "anchors", "decoder"] = "auto",
+        source: Source = "auto",
         on_unknown: OnUnknown = "report",
     ) -> SimilarItems:
-        """The k items most similar to each given one, by cosine; never the item itself.
+        """The k items most similar to each given one; never the item itself.
 
         Parameters
         ----------
@@ -256,9 +313,11 @@ class Recommender:
         k
             How many similar items per item, at most as many as there are items.
         source
-            What is compared: the ``"anchors"`` of Personalized Item Alignment, which lie where
-            the users of an item lie; or the ``"decoder"``'s item table, whose rows are alike
-            where items are predicted for the same users. ``"auto"``: anchors if they are kept.
+            What is compared. By cosine: the ``"anchors"`` of Personalized Item Alignment, which
+            lie where the users of an item lie; the ``"decoder"``'s item table, whose rows are alike
+            where items are predicted for the same users; a factorisation's ``"factors"``. Or
+            the ``"weights"`` that a baseline gives from the item to others. ``"auto"``: anchors
+            if they are kept, else what the model has.
         on_unknown
             As in :meth:`recommend`; unknown ids have no row in the result.
 
@@ -267,23 +326,18 @@ class Recommender:
         ConfigError
             ``source`` is none of these, or ``k`` is below 1.
         NotFittedError
-            ``source`` is ``"anchors"`` and the model keeps none.
+            The model does not have what ``source`` asks for, or nothing that could be compared.
         """
-        if source not in ("auto", "anchors", "decoder"):
-            raise ConfigError(f'source must be "auto", "anchors" or "decoder", got {source!r}.')
-        if source == "auto":
-            source = "decoder" if self.anchors is None else "anchors"
-        if source == "anchors" and self.anchors is None:
-            raise NotFittedError(
-                "This model keeps no anchors: it was trained without alignment. "
-                'Pass source="decoder".'
-            )
-        table = self.anchors if source == "anchors" else self.model.decoder.table
-        assert table is not None
+        source = self._source(source)
         index, unknown = known_items(item_ids, self.item_ids, named="item_ids")
         assert index is not None
         refuse_unknown(unknown, on_unknown)
-        best = nearest(table.detach(), index, k)
+        if source == "weights":
+            best = strongest(self.model, index, k)
+        else:
+            table = self.anchors if source == "anchors" else self.model.item_table()
+            assert table is not None
+            best = nearest(table.detach(), index, k)
         return SimilarItems(
             self.item_ids.to_ids(index),
             best.indices.cpu().numpy(),
@@ -293,6 +347,25 @@ class Recommender:
             self.catalogue,
         )
 
+    def _source(self, asked: Source) -> Source:
+        """What :meth:`similar_items` compares."""
+        known = get_args(Source)
+        if asked not in known:
+            raise ConfigError(f"source must be one of {', '.join(known)}, got {asked!r}.")
+        own, name = self.model.similarity, self.model.config.name
+        if own is None:
+            raise NotFittedError(f"{name} has no notion of similar items.")
+        if asked == "auto":
+            asked = own if self.anchors is None else "anchors"
+        if asked == "anchors" and self.anchors is None:
+            raise NotFittedError(
+                "This model keeps no anchors: it was trained without alignment. "
+                f'Pass source="{own}".'
+            )
+        if asked not in ("anchors", own):
+            raise NotFittedError(f'{name} has no {asked} to compare. Pass source="{own}".')
+        return asked
+
     @torch.no_grad()
     def encode(
         self,
@@ -301,10 +374,16 @@ class Recommender:
         on_unknown: OnUnknown = "report",
         batch_size: int | None = None,
     ) -> EncodedUsers:
-        """The posterior over the latent vector of each user; parameters as in :meth:`recommend`."""
+        """The posterior over the latent vector of each user; parameters as in :meth:`recommend`.
+
+        Raises
+        ------
+        NotFittedError
+            The model is a baseline: it has none.
+        """
         users = fold_in(histories, self.item_ids)
         refuse_unknown(users.unknown, on_unknown)
-        size = rows_at_once(max(self.model.encoder.table.shape[1], 1), batch_size)
+        size = rows_at_once(1, batch_size)
         means, logvars, empty = [], [], []
         for start in range(0, max(users.n_users, 1), size):
             batch = users.batch(start, start + size)
@@ -324,9 +403,9 @@ class Recommender:
     def info(self) -> dict[str, Any]:
         """A summary that JSON can hold: architecture, sizes, what is kept, facts of training."""
         return {
-            "model": self.model.config.model_dump(mode="json"),
+            "model": self.model.facts(),
             "n_items": self.n_items,
-            "n_parameters": sum(weight.numel() for weight in self.model.parameters()),
+            "n_parameters": self.model.n_parameters,
             "item_id_type": "integer" if self.item_ids.is_integer else "string",
             "keeps_anchors": self.anchors is not None,
             "keeps_titles": "title" in self.catalogue.columns,

@@ -1,9 +1,11 @@
-"""Nearest items by cosine, a block of queries at a time."""
+"""Items like a given one, a block of queries at a time: by cosine, or by a model's weights."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from coterie.data.batches import UserBatch
+from coterie.models.model import Model
 from coterie.ranking import TopK, exclude_, top_k
 from coterie.request import rows_at_once
 
@@ -31,6 +33,33 @@ def nearest(table: Tensor, index: np.ndarray, k: int) -> TopK:
         cosines = (table[place] * inverse[place, None]) @ table.T * inverse  # [Q, I]
         exclude_(cosines.clamp_(-1, 1), np.arange(len(block) + 1), block.numpy())
         parts.append(top_k(cosines, k))
+    return TopK(
+        torch.cat([part.indices for part in parts]), torch.cat([part.scores for part in parts])
+    )
+
+
+@torch.no_grad()
+def strongest(model: Model, index: np.ndarray, k: int) -> TopK:
+    """The k items to which a history of one item alone gives the highest scores, without itself.
+
+    Parameters
+    ----------
+    model
+        Its scores are sums of weights over the history.
+    index, k
+        As in :func:`nearest`. A weight of 0 is none; −1 fills up where there are too few.
+    """
+    k = min(k, max(model.n_items, 1))
+    size = rows_at_once(model.n_items, None)
+    parts = []
+    for start in range(0, max(len(index), 1), size):
+        block = torch.from_numpy(index[start : start + size])
+        indptr = torch.arange(len(block) + 1)
+        alone = UserBatch(indptr, block, torch.ones(len(block)), model.n_items)
+        weights = model(alone.to(model.device))  # [Q, I]
+        weights.masked_fill_(weights == 0, -torch.inf)
+        exclude_(weights, indptr.numpy(), block.numpy())
+        parts.append(top_k(weights, k))
     return TopK(
         torch.cat([part.indices for part in parts]), torch.cat([part.scores for part in parts])
     )

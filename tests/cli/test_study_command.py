@@ -72,6 +72,24 @@ def test_again_trains_nothing(study, coterie, workspace, tmp_path):
     assert (tmp_path / "f" / "quality.svg").exists()
 
 
+def test_a_file_gives_the_same_settings_as_flags(study, coterie, workspace, tmp_path):
+    file = tmp_path / "study.toml"
+    file.write_text(
+        "[study]\nhidden_dims = [12]\nlatent_dim = 5\nbatch_size = 50\nepochs = 2\n"
+        "evaluate_every = 1\nbetas = [0.2]\nrhos = [0.5]\nlambdas = [0, 2]\nablation = false\n"
+        "beta_ramp = 1\nmeasured_users = 120\nbudget = 9\n"
+        '[run]\ndevice = "cpu"\nprecision = "fp32"\n'
+    )
+    given = ("--config", file, "--seeds", 0, 1)
+    run = ("study", "settings", "--data", workspace.data, "--out", study, *given)
+    ended = coterie(*run, "--budget", 0.5)
+    assert ended.code == 0, ended.err
+    assert "8 runs, 8 of them finished before" in ended.err
+    other = coterie(*run)
+    assert other.code == 2
+    assert "budget is 0.5 there and 9.0 here" in other.message()
+
+
 def test_another_seed_is_added_and_told(study, coterie, workspace, tmp_path):
     shutil.copytree(study, tmp_path / "s")
     before = records(tmp_path / "s")

@@ -265,3 +265,68 @@ def test_a_run_is_not_mixed_into_other_folders(coterie, workspace, flags):
     assert ended.code == 2
     assert "would be mixed into it" in ended.message()
     assert sorted(path.name for path in (workspace.split).iterdir()) == before
+
+
+# ---- models by name
+
+
+def settings_of(run):
+    return json.loads((run / "settings.json").read_text())["experiment"]
+
+
+TINY_RECVAE = ("--hidden-dims", 9, 9, "--latent-dim", 4, "--epochs", 4, "--batch-size", 100)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_preset_is_the_base_that_file_and_flags_override(in_file, coterie, workspace, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('[model]\nname = "recvae+pia"\n[objective]\nalignment = {end = 0.5}\n')
+    named = ("--config", config) if in_file else ("--model", "recvae+pia", "--lambda-a", 0.5)
+    run = tmp_path / "run"
+    ended = coterie("train", workspace.split, "--out", run, *named, *TINY_RECVAE, *HERE, "--json")
+    assert ended.code == 0, ended
+    settings = settings_of(run)
+    assert settings["model"]["name"] == "recvae"
+    assert settings["model"]["prior"]["kind"] == "composite"
+    assert settings["training"]["learning_rate"] == 5e-4
+    assert (settings["objective"]["gamma"], settings["objective"]["beta"]) == (0.005, None)
+    assert settings["objective"]["alignment"]["end"] == 0.5
+    assert ended.json()["epochs"] == 4
+    recommender = Recommender.load(run / "model")
+    assert recommender.model.config.encoder == "densely-connected"
+    assert recommender.anchors is not None
+    resume = ("train", "--resume", "--out", run, "--epochs", 8, "--json")
+    assert coterie(*resume, *(named if in_file else ())).json()["epochs"] == 8
+
+
+def test_a_weight_on_the_command_line_replaces_the_other(coterie, workspace, tmp_path):
+    flags = ("--model", "recvae", "--beta", 0.3, *TINY_RECVAE, *HERE)
+    assert coterie("train", workspace.split, "--out", tmp_path / "b", *flags).code == 0
+    objective = settings_of(tmp_path / "b")["objective"]
+    assert (objective["gamma"], objective["beta"]["end"]) == (None, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--model", "recvae+pia", "--lambda-a", 0), "recvae+pia aligns, but alignment.end is 0"),
+        (("--model", "recvae", "--epochs", 6), "a multiple of 4; got 6"),
+        (("--model", "recvae", "--encoder", "gated"), "The gated encoder is hierarchical"),
+        (("--model", "recvae", "--beta", 1, "--gamma", 1), "one weight, beta or gamma"),
+        (("--prior.kind", "none"), "has a point code and no prior"),
+        (("--model", "recvea"), "recvea"),
+    ],
+)
+def test_models_that_make_no_sense(flags, message, coterie, workspace, tmp_path):
+    ended = coterie("train", workspace.split, "--out", tmp_path / "run", *flags)
+    assert ended.code == 2
+    assert message in " ".join(ended.message().split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_model_in_the_file_names_the_nearest(coterie, workspace, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('[model]\nname = "recvea+pia"\n')
+    ended = coterie("train", workspace.split, "--out", tmp_path / "run", "--config", config)
+    assert ended.code == 2
+    assert "did you mean 'recvae+pia'" in " ".join(ended.message().split())

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coterie.models.encoders import MlpEncoder
+import dense_networks
+from coterie.models.encoders import DenselyConnectedEncoder, MlpEncoder
 from histories import batch_of, dense_of, random_histories
 
 N_ITEMS = 31
@@ -84,3 +85,61 @@ def test_building_and_drawing_leave_global_randomness_alone() -> None:
     before = torch.random.get_rng_state()
     encoder_of((9, 7, 5), 4, variational=True)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# ---- RecVAE's
+
+
+def dense_recvae(encoder: DenselyConnectedEncoder, histories: list[list[int]]) -> Tensor:
+    x = F.normalize(dense_of(histories, N_ITEMS))
+    return dense_networks.recvae(encoder, x @ encoder.table)
+
+
+def densely_connected(depth: int, *, variational: bool = True) -> DenselyConnectedEncoder:
+    encoder = DenselyConnectedEncoder(N_ITEMS, (8,) * depth, 4, variational=variational)
+    encoder.reset_parameters(torch.Generator().manual_seed(5))
+    for norm in encoder.norms:  # no longer the identity, as after some training
+        torch.nn.init.normal_(norm.weight, 1, 0.3, generator=torch.Generator().manual_seed(6))
+        torch.nn.init.normal_(norm.bias, 0, 0.3, generator=torch.Generator().manual_seed(7))
+    return encoder
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_the_densely_connected_encoder_is_recvaes(depth: int) -> None:
+    histories = random_histories(12, N_ITEMS, seed=0)
+    encoder = densely_connected(depth)
+    posterior = encoder(batch_of(histories, N_ITEMS))
+    expected = dense_recvae(encoder, histories)
+    torch.testing.assert_close(posterior.mu, expected[:, :4])
+    torch.testing.assert_close(posterior.logvar, expected[:, 4:])
+    point = densely_connected(depth, variational=False)
+    code = point(batch_of(histories, N_ITEMS))
+    assert code.logvar is None
+    torch.testing.assert_close(code.mu, torch.tanh(dense_recvae(point, histories)))
+
+
+def test_gradients_of_the_densely_connected_encoder_are_the_dense_networks() -> None:
+    histories = random_histories(12, N_ITEMS, seed=1)
+    encoder = densely_connected(4)
+    named = dict(encoder.named_parameters())
+    posterior = encoder(batch_of(histories, N_ITEMS))
+    out = dense_recvae(encoder, histories)
+    found, expected = (
+        torch.autograd.grad((mu.sin() + logvar.exp()).sum(), list(named.values()))
+        for mu, logvar in ((posterior.mu, posterior.logvar), (out[:, :4], out[:, 4:]))
+    )
+    for name, one, other in zip(named, found, expected, strict=True):
+        assert other.abs().max() > 0, name
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_densely_connected_encoder_begins_as_pytorchs_layers() -> None:
+    before = torch.random.get_rng_state()
+    encoder = DenselyConnectedEncoder(2000, (300, 300), 100, variational=True)
+    encoder.reset_parameters(torch.Generator().manual_seed(0))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for values, n_in in ((encoder.table, 2000), (encoder.bias, 2000), (encoder.head.weight, 300)):
+        assert values.abs().max() < n_in**-0.5
+        assert values.std().item() == pytest.approx((3 * n_in) ** -0.5, rel=0.15)
+    assert encoder.norms[1].eps == 0.1
+    assert encoder.norms[1].weight.tolist() == [1] * 300

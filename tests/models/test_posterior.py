@@ -1,4 +1,6 @@
+import pytest
 import torch
+from torch.distributions import Independent, Normal
 
 from coterie.models.posterior import Posterior
 
@@ -46,3 +48,23 @@ def test_a_point_posterior_is_its_own_draw_and_takes_no_randomness() -> None:
     state = generator.get_state()
     assert torch.equal(Posterior(mu, None).sample(generator), mu)
     assert torch.equal(generator.get_state(), state)
+
+
+def test_the_density_is_that_of_torch_distributions() -> None:
+    mu, logvar, z = (torch.randn(5, 4) for _ in range(3))
+    expected = Independent(Normal(mu, (logvar / 2).exp()), 1).log_prob(z)
+    torch.testing.assert_close(Posterior(mu, logvar).log_density(z), expected)
+    with pytest.raises(TypeError, match="no density"):
+        Posterior(mu, None).log_density(z)
+
+
+def test_a_drawn_z2_stays_and_z1_is_drawn() -> None:
+    mu, logvar = torch.randn(N_DRAWS // 100, 6), torch.zeros(N_DRAWS // 100, 6)
+    drawn = torch.randn(len(mu), 3)
+    generator = torch.Generator().manual_seed(0)
+    one, other = (Posterior(mu, logvar, drawn).sample(generator) for _ in range(2))
+    assert torch.equal(one[:, 3:], drawn)
+    assert torch.equal(other[:, 3:], drawn)
+    noise = (one - mu)[:, :3]
+    assert not torch.equal(one[:, :3], other[:, :3])
+    assert noise.std().item() == pytest.approx(1, abs=0.05)

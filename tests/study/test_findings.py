@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from study_records import measured, plan, record
 
-from coterie.study.findings import Paired, decide, verdict_of, verdict_of_equality
+from coterie.study.findings import decide, paired, verdict_of, verdict_of_equality
 from coterie.study.settings import PIA
 
 SEEDS = (0, 1, 2)
@@ -123,18 +123,18 @@ def test_no_beta_above_the_base_no_claim_about_collapse():
 
 def test_paired_test_is_scipys():
     differences = np.random.default_rng(0).normal(0.5, 1, 7)
-    found, expected = Paired.of(differences), stats.ttest_1samp(differences, 0)
+    found, expected = paired(differences), stats.ttest_1samp(differences, 0)
     interval = expected.confidence_interval(0.95)
     assert found.p == pytest.approx(expected.pvalue)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert Paired.of(np.append(differences, np.nan)) == found
+    assert paired(np.append(differences, np.nan)) == found
 
 
 def test_differences_without_spread():
-    assert Paired.of(np.zeros(3)).p == 1
-    assert Paired.of(np.full(3, 0.25)).p == 0
-    assert math.isnan(Paired.of(np.array([1.0])).p)
-    assert Paired.of(np.empty(0)).n == 0
+    assert paired(np.zeros(3)).p == 1
+    assert paired(np.full(3, 0.25)).p == 0
+    assert math.isnan(paired(np.array([1.0])).p)
+    assert paired(np.empty(0)).n == 0
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_differences_without_spread():
     ],
 )
 def test_verdict(differences, sign, expected):
-    assert verdict_of(Paired.of(np.array(differences)), sign) == expected
+    assert verdict_of(paired(np.array(differences)), sign) == expected
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_verdict(differences, sign, expected):
     ],
 )
 def test_verdict_of_equality(log_ratios, expected):
-    assert verdict_of_equality(Paired.of(np.array(log_ratios))) == expected
+    assert verdict_of_equality(paired(np.array(log_ratios))) == expected
 
 
 def test_prediction_uses_the_curvature_of_masking():

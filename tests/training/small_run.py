@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from coterie import presets
+from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.data.splits import strong_generalization
 from coterie.data.synthetic import SyntheticConfig, synthetic
@@ -55,6 +58,25 @@ def experiment(
     )
 
 
+SMALL_MODELS: dict[str, dict[str, Any]] = {
+    "multi-vae": {"hidden_dims": [24], "latent_dim": 8},
+    "multi-dae": {"hidden_dims": [], "latent_dim": 8},
+    "recvae": {"hidden_dims": [24] * 3, "latent_dim": 8},
+    "h-vamp-gated": {
+        "hidden_dims": [24, 24],
+        "latent_dim": 16,
+        "prior": {"n_pseudo_inputs": 20},
+    },
+}
+
+
+def preset(name: str, **training: Any) -> Experiment:
+    """A preset with a small network; eight epochs, which are two sets of RecVAE's."""
+    settings = {"epochs": 8, "batch_size": 20, "metric": "ndcg@20", "patience": None, **training}
+    model = SMALL_MODELS[name.removesuffix("+pia")]
+    return presets.experiment(name, {"model": model, "training": settings})
+
+
 def context(*, precision: str = "fp32", checkpoint_minutes: float = NEVER) -> RunContext:
     """On the CPU."""
     values = {"device": "cpu", "precision": precision, "checkpoint_minutes": checkpoint_minutes}
@@ -69,6 +91,17 @@ def run(
     options = {"validation": split.validation, **options}
     settings, within = settings or experiment(), within or context()
     return train(split.train, experiment=settings, context=within, **options)
+
+
+class Popularity:
+    """What every model must beat."""
+
+    def __init__(self, data: Interactions) -> None:
+        self.n_items = data.n_items
+        self.counts = torch.from_numpy(data.item_counts()).float()
+
+    def score(self, fold_in: Interactions) -> Tensor:
+        return self.counts.repeat(fold_in.n_users, 1)
 
 
 class StopAt:
@@ -107,12 +140,13 @@ class StopWithinCheckpoint(StopAt):
 
 
 def main() -> None:
-    """Arguments: folder, epoch, step, minutes between checkpoints, where to stop."""
+    """Arguments: folder, epoch, step, minutes between checkpoints, where to stop, preset."""
     torch.set_num_threads(1)
-    folder, epoch, step, minutes, where = sys.argv[1:]
+    folder, epoch, step, minutes, where, *name = sys.argv[1:]
     stop = {"step": StopAt, "write": StopWithinCheckpoint}[where]
     observer = stop(Path(folder), int(epoch), int(step))
     result = run(
+        preset(*name) if name else None,
         within=context(checkpoint_minutes=float(minutes)),
         folder=Path(folder) / "run",
         observer=observer,

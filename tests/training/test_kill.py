@@ -14,8 +14,9 @@ import pytest
 import small_run
 import torch
 from safetensors import safe_open
-from small_run import ALWAYS, NEVER, run
+from small_run import ALWAYS, NEVER, preset, run
 
+from coterie.training.config import Experiment
 from coterie.training.loop import TrainingResult
 
 PATIENCE_S = 300  # for a busy machine
@@ -52,14 +53,27 @@ def steps_done(folder: Path) -> int:
         return int(json.loads(file.metadata()["progress"])["step"])
 
 
+PRESETS = ("recvae+pia", "h-vamp-gated+pia")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_presets(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, tuple[Path, TrainingResult]]:
+    folders = {name: tmp_path_factory.mktemp(name) for name in PRESETS}
+    return {name: (folder, run(preset(name), folder=folder)) for name, folder in folders.items()}
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult]:
     folder = tmp_path_factory.mktemp("whole")
     return folder, run(folder=folder)
 
 
-def assert_same(folder: Path, uninterrupted: tuple[Path, TrainingResult]) -> None:
-    resumed, (whole_folder, whole) = run(folder=folder, resume=True), uninterrupted
+def assert_same(
+    folder: Path, uninterrupted: tuple[Path, TrainingResult], settings: Experiment | None = None
+) -> None:
+    resumed, (whole_folder, whole) = run(settings, folder=folder, resume=True), uninterrupted
     assert resumed.history == whole.history
     ours, theirs = tensors_of(folder), tensors_of(whole_folder)
     assert ours.keys() == theirs.keys()
@@ -94,6 +108,26 @@ def test_killed_and_resumed_is_uninterrupted(
         assert process.wait(PATIENCE_S) == -signal.SIGKILL
     assert steps_done(tmp_path / "run") == kept
     assert_same(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    ("epoch", "minutes"),
+    [(4, ALWAYS), (5, NEVER)],  # of RecVAE: within the decoder's epoch, and after its set
+)
+def test_presets_killed_and_resumed_are_uninterrupted(
+    tmp_path: Path,
+    uninterrupted_presets: dict[str, tuple[Path, TrainingResult]],
+    name: str,
+    epoch: int,
+    minutes: float,
+) -> None:
+    with waiting(tmp_path, epoch, 17, minutes, "step", name) as process:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(PATIENCE_S) == -signal.SIGKILL
+    begins = (epoch - 1) * 17 + (10 if minutes == ALWAYS else 0)
+    assert steps_done(tmp_path / "run") == begins
+    assert_same(tmp_path / "run", uninterrupted_presets[name], preset(name))
 
 
 def test_ctrl_c_in_another_process_stops_cleanly_and_resumes_equal(

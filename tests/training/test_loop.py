@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_run import ALWAYS, context, experiment, run, small_split
+from small_run import ALWAYS, Popularity, context, experiment, run, small_split
 from torch import Tensor
 
 from coterie.data.ids import IdMap
-from coterie.data.interactions import Interactions
 from coterie.data.parts import HeldOut
 from coterie.errors import ConfigError, DataError, DivergenceError, StorageError
 from coterie.evaluation.protocol import evaluate
@@ -60,15 +59,6 @@ class Crash(Exception):
 
 def crash() -> None:
     raise Crash
-
-
-class Popularity:
-    def __init__(self, data: Interactions) -> None:
-        self.n_items = data.n_items
-        self.counts = torch.from_numpy(data.item_counts()).float()
-
-    def score(self, fold_in: Interactions) -> Tensor:
-        return self.counts.repeat(fold_in.n_users, 1)
 
 
 # ---- it learns

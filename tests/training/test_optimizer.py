@@ -92,6 +92,7 @@ def test_its_state_is_by_name_and_counts_the_steps() -> None:
     gradients.start()
     toy.loss(1, gradients).backward()
     optimizer.step(gradients)
-    assert optimizer.state["steps"].item() == 1
+    assert optimizer.state["first.steps"].item() == optimizer.state["bias.steps"].item() == 1
+    assert optimizer.state["idle.steps"].item() == 0, "it was not moved"
     assert optimizer.state["first.exp_avg"].shape == toy.parameters["first"].shape
     assert optimizer.state["bias.exp_avg_sq"].all()

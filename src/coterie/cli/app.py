@@ -10,13 +10,17 @@ COMMANDS = {
     "download": "Fetch a public data set, resumed where it stopped, and checked.",
     "prepare": "Turn a log of interactions into a data set folder.",
     "split": "Divide a data set into training, validation and test.",
-    "train": "Train a VAE recommender on a split.",
+    "train": "Train a recommender on a split: a VAE, or a baseline to compare it with.",
     "evaluate": "Rank all items for held-out users and measure how good the lists are.",
+    "compare": "Train several models on several seeds and say which is better.",
     "diagnose": "Measure who helps whom in a trained model, and why.",
     "recommend": "Recommend items to one user or to millions.",
     "similar": "List the items most similar to given ones.",
     "explain": "Say who helps a user, and what an item's score rests on.",
     "study": "Train the paper's settings on several seeds and report what changes.",
+    "experiment": "Plan an online A/B test, see how it stands, analyse it.",
+    "tune": "Search a model's settings, on validation users only.",
+    "reproduce": "Repeat the literature's experiments and print its figures beside ours.",
     "info": "Say what a file or folder of coterie is, and what is in it.",
 }
 

@@ -67,6 +67,8 @@ def describe(path: Path, *, verify: bool) -> dict[str, Any]:
         return _model(path, verify=verify)
     if (path / f"last{CHECKPOINT}").is_file():
         return _run(path)
+    if format_of(path / MODEL) == MODEL_FORMAT:  # of a baseline, which has no checkpoints
+        return _model(path / MODEL, verify=verify)
     if path.suffix == CHECKPOINT:
         return _checkpoint(path)
     raise DataError(

@@ -19,10 +19,29 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from cyclopts import Group, Parameter, validators
 from pydantic import BaseModel, ValidationError
 
-from coterie.config import HIGHEST_SEED, Config
+from coterie.config import HIGHEST_SEED, Config, merged
 from coterie.errors import ConfigError, CoterieError, DataError
 
-SECTIONS = ("prepare", "split", "model", "objective", "training", "run", "evaluate", "recommend")
+SECTIONS = (
+    "prepare",
+    "split",
+    "model",
+    "objective",
+    "training",
+    "run",
+    "item-knn",
+    "ease",
+    "sparse-ease",
+    "puresvd",
+    "ials",
+    "evaluate",
+    "compare",
+    "recommend",
+    "diagnose",
+    "study",
+    "tune",
+    "search",
+)
 """The tables that a configuration file may have; a command reads those that it accepts."""
 
 Json = Annotated[
@@ -57,6 +76,24 @@ Seed = Annotated[
         validator=validators.Number(gte=0, lte=HIGHEST_SEED),
     ),
 ]
+Threads = Annotated[
+    int | None,
+    Parameter(
+        name="--threads",
+        validator=validators.Number(gte=1),
+        show_default=False,
+        help="Processor threads; else all cores.",
+    ),
+]
+Checkpoints = Annotated[
+    bool,
+    Parameter(
+        name="--checkpoints",
+        negative="",
+        show_default=False,
+        help="Continue a stopped run where it stopped, not from its beginning; slower.",
+    ),
+]
 
 M = TypeVar("M", bound=Config)
 Path_ = tuple[str, ...]
@@ -78,6 +115,9 @@ class Section:
         Other names of single flags, by dotted field.
     types
         What the command line accepts where it differs from the field's type.
+    resolve
+        From what is given and the base that replaces the defaults (None: no such base) to all
+        values; None puts the one over the other.
     """
 
     model: type[Config]
@@ -85,6 +125,9 @@ class Section:
     at: str = ""
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     types: Mapping[str, Any] = field(default_factory=dict)
+    resolve: Callable[[Mapping[str, Any], Mapping[str, Any] | None], Mapping[str, Any]] | None = (
+        None
+    )
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -127,25 +170,37 @@ class Settings:
         ConfigError
             A key is unknown (the nearest is named) or a value out of range.
         """
-        section = self._sections[model]
-        values = _merged(model().model_dump(), base or {})
-        values = _merged(values, self._in_file(section))
-        return _validated(model, _merged(values, self._in_flags(section)), section.at)
+        section, given = self._sections[model], self.values(model)
+        if section.resolve is not None:
+            return _validated(model, section.resolve(given, base), section.at)
+        values = merged(model().model_dump(), base or {})
+        return _validated(model, merged(values, given), section.at)
 
     def given(self, model: type[Config]) -> set[str]:
         """The fields that the file or a flag sets."""
         section = self._sections[model]
         return {*self._in_file(section), *self._in_flags(section)}
 
+    def values(self, model: type[Config]) -> dict[str, Any]:
+        """What the file and the flags say, nested; not yet validated."""
+        section = self._sections[model]
+        return merged(self._in_file(section), self._in_flags(section))
+
+    def flagged(self, model: type[Config]) -> dict[str, Any]:
+        """What the flags alone say, nested; not yet validated."""
+        return self._in_flags(self._sections[model])
+
+    def table(self, name: str) -> dict[str, Any]:
+        """A table of the file as it stands there; empty if there is none."""
+        found = self._file.get(name, {})
+        if not isinstance(found, dict):
+            raise ConfigError(f"{name!r} in the configuration must be a table, got {found!r}.")
+        return found
+
     def _in_file(self, section: Section) -> dict[str, Any]:
         if not section.at:
             return {key: value for key, value in self._file.items() if key in section.tables}
-        found = self._file.get(section.at, {})
-        if not isinstance(found, dict):
-            raise ConfigError(
-                f"{section.at!r} in the configuration must be a table, got {found!r}."
-            )
-        return found
+        return self.table(section.at)
 
     def _in_flags(self, section: Section) -> dict[str, Any]:
         given: dict[str, Any] = {}
@@ -164,7 +219,7 @@ def accepts(*sections: Section) -> Callable[[Callable[..., Any]], Callable[..., 
     A parameter ``config`` of the command, if there is one, is the path of the configuration file.
     """
     options = {
-        f"{section.title}__{'__'.join(leaf.path)}": (section, leaf)
+        f"{section.title}__{'__'.join(leaf.path)}".replace("-", "_"): (section, leaf)
         for section in sections
         for leaf in leaves(section.model)
     }
@@ -287,18 +342,7 @@ def _bare(annotation: Any) -> Any:
     return get_origin(annotation)[arguments]
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` over ``below``, table by table."""
-    merged = dict(below)
-    for key, value in above.items():
-        inner = merged.get(key)
-        if isinstance(inner, Mapping) and isinstance(value, Mapping):
-            value = _merged(inner, value)
-        merged[key] = value
-    return merged
-
-
-def _validated(model: type[M], values: dict[str, Any], at: str) -> M:
+def _validated(model: type[M], values: Mapping[str, Any], at: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:

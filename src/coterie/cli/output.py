@@ -103,6 +103,13 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def duration(seconds: float) -> str:
+    """``50 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"

@@ -1,7 +1,7 @@
 """``coterie similar``: the neighbours of items."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -11,12 +11,13 @@ from coterie.cli.output import Output, frame_table
 from coterie.cli.paths import model_folder
 from coterie.cli.recommend import read_ids
 from coterie.errors import DataError
-from coterie.recommender import Recommender
+from coterie.recommender import Recommender, Source
 
 EXAMPLES = """\
 MODEL is a model's folder, or the folder of the run that trained it. Compared are
-the anchors of item alignment (PIA) if the model keeps them, else the decoder's
-item table. @FILE stands for the ids in a file, one per line.
+the anchors of item alignment (PIA) if the model keeps them, else a VAE's decoder
+table, a factorisation's factors, or a linear baseline's weights. @FILE stands for
+the ids in a file, one per line.
 
 Examples:
   coterie similar run 318
@@ -34,9 +35,7 @@ def similar(
     /,
     *,
     k: Annotated[int, Parameter(name=("-k", "--k"), help="How many for each.")] = 10,
-    source: Annotated[
-        Literal["auto", "anchors", "decoder"], Parameter(help="What to compare.")
-    ] = "auto",
+    source: Annotated[Source, Parameter(help="What to compare.")] = "auto",
     strict: Annotated[
         bool,
         Parameter(negative="", show_default=False, help="Make unknown item ids an error."),
@@ -57,5 +56,5 @@ def similar(
     frame = found.to_frame()
     output.result(
         {"source": found.source, "items": frame.to_dicts(), "unknown": unknown},
-        frame_table(frame, f"cosine of {found.source}"),
+        frame_table(frame, "weights" if found.source == "weights" else f"cosine of {found.source}"),
     )

@@ -1,8 +1,9 @@
 """``coterie split``: a data set to training, validation and test."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,13 @@ from coterie.cli.options import (
     accepts,
 )
 from coterie.cli.output import Output, facts_table
-from coterie.cli.paths import DATA_FORMAT, format_of, refuse_existing
+from coterie.cli.paths import (
+    DATA_FORMAT,
+    MODEL_FORMAT,
+    SPLIT_FORMAT,
+    format_of,
+    refuse_existing,
+)
 from coterie.config import HIGHEST_SEED, Config
 from coterie.data import splits
 from coterie.data.interactions import Interactions
@@ -27,7 +34,8 @@ from coterie.data.liang import is_liang, read_liang_split
 from coterie.data.parts import HeldOut, Split
 from coterie.data.raw import read_lightgcn
 from coterie.data.readers import read_interactions
-from coterie.errors import ConfigError
+from coterie.errors import ConfigError, DataError
+from coterie.repeats import Splits
 
 EXAMPLES = """\
 DATA is a folder of `coterie prepare`, or what it reads (then taken as it is).
@@ -59,8 +67,8 @@ def _default(function: Callable[..., Any], name: str) -> Any:
     return inspect.signature(function).parameters[name].default
 
 
-class SplitOptions(Config):
-    """How to divide a data set."""
+class Division(Config):
+    """How to divide a data set, whatever the seed."""
 
     protocol: Literal["strong", "weak", "leave-one-out", "temporal", "temporal-user", "given"] = (
         Field("strong", description="How; see below.")
@@ -92,6 +100,11 @@ class SplitOptions(Config):
     test_from: int | datetime | None = Field(
         None, description="temporal: Unix time or ISO date (UTC)."
     )
+
+
+class SplitOptions(Division):
+    """How to divide a data set."""
+
     seed: int = Field(0, ge=0, le=HIGHEST_SEED, description="Determines everything that is drawn.")
 
 
@@ -113,6 +126,7 @@ SECTION = Section(
     },
     types={"validation_from": int | str | None, "test_from": int | str | None},
 )
+DIVISION = Section(Division, "Split", at="split", flags=SECTION.flags, types=SECTION.types)
 
 app = new_app("split", EXAMPLES)
 
@@ -133,7 +147,7 @@ def split(
     """Divide a data set into training, validation and test."""
     output = Output(as_json=json)
     options = settings.read(SplitOptions)
-    _refuse_strange(options, settings, test)
+    _refuse_strange(options, settings.given(SplitOptions), test)
     refuse_existing(out, overwrite=overwrite)
     with output.stages() as stage:
         stage(f"reading {data}")
@@ -175,6 +189,50 @@ def divide(data: Interactions, options: SplitOptions) -> Split:
         validation_from=_moment(options.validation_from),
         test_from=_moment(options.test_from),
     )
+
+
+def data_of_seeds(data: Path, options: Division, given: set[str]) -> tuple[Splits, bool]:
+    """The split of a seed, and whether each seed has its own.
+
+    Parameters
+    ----------
+    data
+        A data set, which each seed divides; or a split, which is the same for all.
+    options
+        How to divide a data set.
+    given
+        The options that the user set: none of them is for a split.
+
+    Raises
+    ------
+    DataError
+        Nothing that can be read is there.
+    ConfigError
+        Options are given for a split, or some that the protocol has no use for.
+    """
+    if not data.exists():
+        raise DataError(f"{data} does not exist; --data is a data set or a split.")
+    found = format_of(data)
+    if found == MODEL_FORMAT:
+        raise DataError(f"{data} is a model; --data is a data set or a split.")
+    if found == SPLIT_FORMAT:
+        if given:
+            raise ConfigError(f"{data} is a split already: {_flags(given)} are for data sets.")
+        split = Split.open(data, verify=True)
+        return (lambda seed: split), False
+    _refuse_strange(options, given)
+    if options.protocol == "given":
+        raise ConfigError(
+            "A published split is the same for all seeds: make it once, with `coterie split "
+            "--protocol given`, and pass that folder."
+        )
+    whole = _open(data)
+
+    @lru_cache(maxsize=1)
+    def of_seed(seed: int) -> Split:
+        return divide(whole, SplitOptions(**options.model_dump(), seed=seed))
+
+    return of_seed, True
 
 
 def split_facts(divided: Split) -> dict[str, object]:
@@ -223,12 +281,14 @@ def _moment(moment: int | datetime) -> int | datetime:
     return moment
 
 
-def _refuse_strange(options: SplitOptions, settings: Settings, test: Path | None) -> None:
+def _refuse_strange(options: Division, given: set[str], test: Path | None = None) -> None:
     """A setting that the protocol does not use is a mistake, not something to ignore."""
-    given = settings.given(SplitOptions) - {"protocol"}
-    strange = sorted(given - MEANT_FOR[options.protocol])
+    strange = sorted(given - {"protocol"} - MEANT_FOR[options.protocol])
     if test is not None and options.protocol != "given":
         strange.append("test")
     if strange:
-        flags = ", ".join("--" + name.replace("_", "-") for name in strange)
-        raise ConfigError(f"The protocol {options.protocol!r} has no use for {flags}.")
+        raise ConfigError(f"The protocol {options.protocol!r} has no use for {_flags(strange)}.")
+
+
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in sorted(names))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -11,22 +10,27 @@ from cyclopts import Parameter, validators
 from rich.console import Console
 
 from coterie.cli.app import new_app
-from coterie.cli.options import Json, Section, Settings, accepts
-from coterie.cli.output import Output, frame_table
-from coterie.cli.paths import DATA_FORMAT, MODEL_FORMAT, SPLIT_FORMAT, format_of
+from coterie.cli.options import (
+    Checkpoints,
+    ConfigFile,
+    Json,
+    Section,
+    Settings,
+    Threads,
+    accepts,
+)
+from coterie.cli.output import Output, duration, frame_table
 from coterie.cli.progress import Display
-from coterie.cli.split import SplitOptions, divide
+from coterie.cli.split import Division, data_of_seeds
 from coterie.config import HIGHEST_SEED
-from coterie.data.interactions import Interactions
-from coterie.data.parts import Split
-from coterie.data.readers import read_interactions
 from coterie.errors import ConfigError, DataError
 from coterie.mechanisms.measurement import Measurement
+from coterie.repeats import Splits
 from coterie.study.folder import StudyFolder
 from coterie.study.measures import sample
 from coterie.study.outcome import Study, tally
 from coterie.study.report import PAGE, maps_of, require_extras, write_results
-from coterie.study.runs import Splits, Step, checked, identity, run_study
+from coterie.study.runs import Step, checked, identity, run_study
 from coterie.study.settings import METRIC, Plan, Setting, StudyConfig
 from coterie.training.config import RunContext
 from coterie.training.loop import Observer
@@ -104,25 +108,12 @@ def run_settings(
             help="Of a data set: users to test on; else a tenth, at most 10,000.",
         ),
     ] = None,
-    checkpoints: Annotated[
-        bool,
-        Parameter(
-            negative="",
-            show_default=False,
-            help="Continue a stopped run where it stopped, not from its beginning; slower.",
-        ),
-    ] = False,
-    threads: Annotated[
-        int | None,
-        Parameter(
-            validator=validators.Number(gte=1),
-            show_default=False,
-            help="Processor threads; else all cores.",
-        ),
-    ] = None,
+    checkpoints: Checkpoints = False,
+    threads: Threads = None,
     figures: Annotated[
         Path | None, Parameter(show_default=False, help="Folder for the plots as PNG and SVG.")
     ] = None,
+    config: ConfigFile = None,
     json: Json = False,
 ) -> int:
     """Train clean input, masking, masking + PIA, and sweeps around them."""
@@ -135,7 +126,9 @@ def run_settings(
     context.torch_device()
     if threads is not None:
         torch.set_num_threads(threads)
-    splits, split_per_seed = data_of_seeds(data, n_validation_users, n_test_users)
+    sizes = {"n_validation_users": n_validation_users, "n_test_users": n_test_users}
+    given = {name for name, value in sizes.items() if value is not None}
+    splits, split_per_seed = data_of_seeds(data, Division.read(sizes), given)
     checked(splits(seeds[0]))
     folder = StudyFolder(out)
     folder.claim(identity(plan, splits, context, split_per_seed=split_per_seed))
@@ -171,51 +164,14 @@ def run_settings(
     return 0
 
 
-def data_of_seeds(
-    data: Path, n_validation_users: int | None, n_test_users: int | None
-) -> tuple[Splits, bool]:
-    """The split of a seed, and whether each seed has its own.
-
-    Raises
-    ------
-    DataError
-        Nothing that can be read is there.
-    ConfigError
-        Numbers of users are given for a split, which has them already.
-    """
-    if not data.exists():
-        raise DataError(f"{data} does not exist; --data is a data set or a split.")
-    found = format_of(data)
-    if found == SPLIT_FORMAT:
-        if n_validation_users is not None or n_test_users is not None:
-            raise ConfigError(
-                f"{data} is a split already: --validation-users and --test-users are for data sets."
-            )
-        split = Split.open(data, verify=True)
-        return (lambda seed: split), False
-    if found == MODEL_FORMAT:
-        raise DataError(f"{data} is a model; --data is a data set or a split.")
-    read = found == DATA_FORMAT
-    whole = Interactions.open(data, verify=True) if read else read_interactions(data)
-
-    @lru_cache(maxsize=1)
-    def of_seed(seed: int) -> Split:
-        options = SplitOptions(
-            n_validation_users=n_validation_users, n_test_users=n_test_users, seed=seed
-        )
-        return divide(whole, options)
-
-    return of_seed, True
-
-
 def line_of(step: Step, plan: Plan) -> str:
     """What is said when a run is finished."""
     record = step.record
-    left = f"; about {_duration(step.seconds_left)} left" if step.done < step.total else ""
+    left = f"; about {duration(step.seconds_left)} left" if step.done < step.total else ""
     return (
         f"{step.done} of {step.total} runs: {plan[record.key].label}, seed {record.seed}: "
         f"{METRIC} {record.metric(METRIC):.4f}, best epoch {record.values['best_epoch']}, "
-        f"{_duration(record.seconds)}{left}"
+        f"{duration(record.seconds)}{left}"
     )
 
 
@@ -243,9 +199,3 @@ def _watched(setting: Setting, seed: int) -> Iterator[Observer]:
     display = Display(console, line_per_epoch=False)
     with display.running():
         yield display
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -4,11 +4,12 @@ import json as json_module
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from coterie.cli import baseline
 from coterie.cli.app import new_app
 from coterie.cli.options import ConfigFile, Json, Section, Settings, accepts
 from coterie.cli.output import Output, facts_table
@@ -25,6 +26,9 @@ from coterie.cli.progress import Display
 from coterie.data.parts import HeldOut, Split
 from coterie.errors import ArtifactError, ConfigError, CoterieError, StorageError
 from coterie.files import atomic_file
+from coterie.models.baselines import METHODS
+from coterie.models.model import BaselineConfig
+from coterie.presets import PRESETS, resolved
 from coterie.training.config import Experiment, RunContext
 from coterie.training.logging import Observers, TensorBoardObserver
 from coterie.training.loop import Observer, TrainingResult, check_data
@@ -37,6 +41,11 @@ metrics.jsonl, settings.json and, when training has ended, the model of the best
 epoch. Ctrl-C stops cleanly; --resume goes on as if nothing had happened, with
 the run's own settings.
 
+--model takes a model by its name in the literature, with all its settings, over
+which go the file's and other flags; each VAE with +pia, item alignment (PIA). A
+baseline has flags of its own (--ease.l2), is fitted in one go on the CPU, and
+leaves only its model in RUN.
+
 A weight (--beta, --lambda-a) is a schedule: .kind is constant, linear (or
 warm-up, the same), geometric or delayed; it goes from .start to .end in .epochs
 epochs, delayed all at once when they are over.
@@ -44,7 +53,9 @@ epochs, delayed all at once when they are over.
 Examples:
   coterie train split --out run                          Multi-VAE
   coterie train split --out run --lambda-a 1             with item alignment (PIA)
+  coterie train split --out run --model recvae+pia --gamma 0.0035
   coterie train split --out run --model multi-dae --hidden-dims 600 300
+  coterie train split --out run --model ease --ease.l2 300
   coterie train split --out run --config run.toml --epochs 20 --device cpu
   coterie train --resume --out run
 
@@ -71,6 +82,8 @@ EXPERIMENT = Section(
         "objective.beta.end": ("--beta.end", "--beta"),
         "objective.alignment.end": ("--lambda-a", "--alignment.end"),
     },
+    types={"model.name": Literal[(*PRESETS, *METHODS)]},
+    resolve=resolved,
 )
 CONTEXT = Section(RunContext, "Run", at="run")
 
@@ -78,7 +91,7 @@ app = new_app("train", EXAMPLES)
 
 
 @app.default
-@accepts(EXPERIMENT, CONTEXT)
+@accepts(EXPERIMENT, CONTEXT, *baseline.SECTIONS)
 def train(
     split: Annotated[
         Path | None, Parameter(help="The split; with --resume, the run's own.")
@@ -101,8 +114,16 @@ def train(
     ] = False,
     json: Json = False,
 ) -> int:
-    """Train a VAE recommender on a split."""
+    """Train a recommender on a split: a VAE, or a baseline to compare it with."""
     output = Output(as_json=json)
+    simple = baseline.chosen(settings)
+    if simple is not None:
+        if resume or tensorboard:
+            raise ConfigError(
+                f"{simple.name} is fitted in one go: there is nothing to resume, and no curve for "
+                "TensorBoard."
+            )
+        return _fit(simple, split, out, output, overwrite=overwrite)
     before = _settings_of(out) if resume else {}
     experiment = settings.read(Experiment, before.get("experiment"))
     context = settings.read(RunContext, before.get("run"))
@@ -137,6 +158,26 @@ def train(
         return 130
     result.recommender.save(out / MODEL, overwrite=True)
     facts = result_facts(result, experiment)
+    output.result(
+        {"run": str(out), "model": str(out / MODEL), **facts},
+        facts_table(f"model: {out / MODEL}", facts),
+        f"Next: coterie evaluate {out} {source}",
+    )
+    return 0
+
+
+def _fit(
+    config: BaselineConfig, source: Path | None, out: Path, output: Output, *, overwrite: bool
+) -> int:
+    if source is None:
+        raise ConfigError("Which split to train on? coterie train SPLIT --out RUN")
+    require_format(source, SPLIT_FORMAT)
+    data = Split.open(source, verify=True)
+    _refuse_what_is_there(out, resume=False, overwrite=overwrite)
+    recommender, facts = baseline.fitted(config, data, output)
+    if overwrite:  # the last thing before saving: no mistake costs the old run
+        remove_run(out)
+    recommender.save(out / MODEL)
     output.result(
         {"run": str(out), "model": str(out / MODEL), **facts},
         facts_table(f"model: {out / MODEL}", facts),

@@ -1,45 +1,70 @@
 """Decoders: a latent vector to one logit per item."""
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coterie.models.encoders import empty_linear, reset_linear, small_normal, xavier_normal
+from coterie.models.layers import (
+    DrawWeights,
+    GatedLinear,
+    chain,
+    draw_layers,
+    empty_linear,
+    xavier_normal,
+)
 
 
 class MlpDecoder(nn.Module):
-    """Multi-VAE's decoder: tanh hidden layers, then an item table ``[I, H]`` of output weights.
+    """Hidden layers, tanh or gated, then an item table ``[I, H]`` of output weights.
 
     Parameters
     ----------
     latent_dim
         K.
     hidden_dims
-        Widths from the code on (the encoder's, reversed); may be empty.
+        Widths from the code on; empty for RecVAE's decoder, whose output layer meets the code.
     n_items
         I.
+    gated
+        Whether the hidden layers are gated (H+Vamp); otherwise linear with tanh (Multi-VAE).
+        The first sees all of ``z = [z1, z2]``; H+Vamp's code has one for z1 and one for z2, side
+        by side, in its place.
+    draw
+        How weights begin.
+
+    Attributes
+    ----------
+    layers
+        ``nn.Linear``, each followed by tanh, or :class:`GatedLinear`; applied in order.
+    table, bias
+        The output layer, ``[I, H]`` and ``[I]``.
     """
 
-    def __init__(self, latent_dim: int, hidden_dims: tuple[int, ...], n_items: int) -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        hidden_dims: tuple[int, ...],
+        n_items: int,
+        *,
+        gated: bool = False,
+        draw: DrawWeights = xavier_normal,
+    ) -> None:
         super().__init__()
         widths = [latent_dim, *hidden_dims]
-        self.layers = nn.ModuleList(empty_linear(a, b) for a, b in pairwise(widths))
+        self.layers = chain(GatedLinear if gated else empty_linear, widths)
         self.table = nn.Parameter(torch.empty(n_items, widths[-1]))
         self.bias = nn.Parameter(torch.empty(n_items))
+        self._draw = draw
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Xavier-normal weights, biases N(0, 0.001²), drawn in a fixed order."""
-        for layer in self.layers:
-            reset_linear(layer, generator)
-        xavier_normal(self.table, generator)
-        small_normal(self.bias, generator)
+        """Draw the weights in a fixed order."""
+        draw_layers(self.layers, self._draw, generator)
+        self._draw(self.table, self.bias, self.table.shape[1], generator)
 
     def hidden(self, z: Tensor) -> Tensor:
-        """The last hidden layer ``[B, H]`` of codes ``z`` ``[B, K]``."""
+        """The last hidden layer ``[B, H]`` of codes ``z`` ``[B, K]``; the codes without layers."""
         for layer in self.layers:
-            z = torch.tanh(layer(z))
+            z = layer(z) if isinstance(layer, GatedLinear) else torch.tanh(layer(z))
         return z.float()
 
     def forward(self, z: Tensor) -> Tensor:

@@ -100,14 +100,18 @@ class _FusedNll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = ctx.gradient
+        gradient, (of_hidden, of_table, of_bias, *_) = ctx.gradient, ctx.needs_input_grad
         if grads[0] != 1:
             gradient = gradient * grads[0]
-        d_hidden = (gradient @ ctx.cast).float()
-        ones = torch.ones_like(gradient[:, :1])
-        d_bias = (ones.T @ gradient).float()[0]  # a product: eight times faster than a column sum
-        table_gradient = _OutputTableGradient(gradient, ctx.hidden, ctx.workspace)
-        d_table = store_gradient(ctx.gradients, ctx.table, table_gradient)
+        d_hidden = d_table = d_bias = None
+        if of_hidden:
+            d_hidden = (gradient @ ctx.cast).float()
+        if of_bias:
+            ones = torch.ones_like(gradient[:, :1])
+            d_bias = (ones.T @ gradient).float()[0]  # a product: eight times faster than a sum
+        if of_table:
+            table_gradient = _OutputTableGradient(gradient, ctx.hidden, ctx.workspace)
+            d_table = store_gradient(ctx.gradients, ctx.table, table_gradient)
         return d_hidden, d_table, d_bias, None, None, None
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
+from coterie.evaluation.significance import PairedTest, differences_by_user, paired_t_test
 from coterie.study.claims import Claim, claims
 from coterie.study.folder import NAN, RunRecord
 from coterie.study.settings import MASKING, METRIC, PIA, Plan
@@ -64,52 +64,19 @@ class Finding:
         }
 
 
-@dataclass(frozen=True)
-class Paired:
-    """A paired t-test over seeds.
-
-    Parameters
-    ----------
-    n
-        Seeds with both values.
-    mean
-        Mean difference.
-    low, high
-        Its 95 % confidence interval; NaN below two seeds.
-    p
-        Two-sided; NaN below two seeds.
-    """
-
-    n: int
-    mean: float
-    low: float
-    high: float
-    p: float
-
-    @classmethod
-    def of(cls, differences: np.ndarray) -> "Paired":
-        """Test whether the mean of the differences ``[n]`` is 0; NaN among them are left out."""
-        differences = differences[np.isfinite(differences)]
-        n = len(differences)
-        mean = float(differences.mean()) if n else NAN
-        if n < 2:
-            return cls(n, mean, NAN, NAN, NAN)
-        error = float(differences.std(ddof=1) / np.sqrt(n))
-        if error == 0:  # the t-test has no answer: equal everywhere, or apart by the same
-            return cls(n, mean, mean, mean, 1.0 if mean == 0 else 0.0)
-        reach = float(stats.t.ppf(1 - ALPHA / 2, n - 1)) * error
-        p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
-        return cls(n, mean, mean - reach, mean + reach, p)
+def paired(differences: np.ndarray) -> PairedTest:
+    """Test whether the mean of the differences ``[seeds]`` is 0; NaN among them are left out."""
+    return paired_t_test(differences[np.isfinite(differences)])
 
 
-def verdict_of(test: Paired, sign: int) -> Verdict:
+def verdict_of(test: PairedTest, sign: int) -> Verdict:
     """Whether a difference has the claimed sign (+1 or −1), by the rule above."""
     if not test.p < ALPHA:  # also where p is NaN
         return "unclear"
     return "confirmed" if np.sign(test.mean) == sign else "not confirmed"
 
 
-def verdict_of_equality(test: Paired) -> Verdict:
+def verdict_of_equality(test: PairedTest) -> Verdict:
     """Whether log(measured / predicted) is 0, by the rule above."""
     if test.n >= 2 and max(abs(test.low), abs(test.high)) < np.log(MARGIN):
         return "confirmed"
@@ -168,19 +135,21 @@ class Records:
 
         A user whom several seeds test counts once, with the mean of its differences.
         """
-        by_user: dict[Any, list[float]] = {}
-        for ours, theirs in zip(self.of(key), self.of(against), strict=True):
-            other = theirs.users(cohort)
-            for user, value in ours.users(cohort).items():
-                by_user.setdefault(user, []).append(value - other[user])
-        return len(by_user), Paired.of(np.array([np.mean(d) for d in by_user.values()])).p
+        test = paired_t_test(
+            differences_by_user(self._users(key, cohort), self._users(against, cohort))
+        )
+        return test.n, test.p
+
+    def _users(self, key: str, cohort: str | None) -> list[tuple[list[Any], np.ndarray]]:
+        found = [record.users(cohort) for record in self.of(key)]
+        return [(list(users), np.array(list(users.values()))) for users in found]
 
 
 def _compared(claim: Claim, table: Records, plan: Plan) -> Finding:
     ours = table.values(claim.of, claim.measure, claim.figure, claim.cohort)
     theirs = table.values(claim.against, claim.measure, claim.figure, claim.cohort)
     differences = (ours - theirs)[np.isfinite(ours - theirs)]
-    test = Paired.of(differences)
+    test = paired(differences)
     won = int(np.sum(np.sign(differences) == claim.sign))
     word = "higher" if claim.sign > 0 else "lower"
     first, second = plan[claim.of].label, plan[claim.against].label
@@ -212,7 +181,9 @@ def _compared(claim: Claim, table: Records, plan: Plan) -> Finding:
 
 def _below_cap(key: str, table: Records, plan: Plan) -> str:
     """A caveat where the chosen epochs came before β was at its cap."""
-    cap = plan[key].objective.beta.end
+    beta = plan[key].objective.beta
+    assert beta is not None, "a study's models are weighted by β"
+    cap = beta.end
     reached = np.array([record.beta for record in table.of(key)])
     if not (reached < 0.99 * cap).any():
         return ""
@@ -234,7 +205,7 @@ def _predicted(table: Records, plan: Plan) -> list[Finding]:
         measured = table.values(PIA, "alignment_effect", figure) / table.values(
             MASKING, "alignment_effect", figure
         )
-        test = Paired.of(np.log(measured) - power * np.log(tau))
+        test = paired(np.log(measured) - power * np.log(tau))
         symbol = "τ²" if power == 2 else "τ"
         sentence = (
             f"At λ_A = {lambda_a:g}: measured {spread(measured)}, predicted {spread(tau**power)}; "
@@ -274,7 +245,7 @@ def spread(values: np.ndarray) -> str:
     return f"{mean:.{digits}f} ±{deviation:.{digits}f}"
 
 
-def p_text(test: Paired) -> str:
+def p_text(test: PairedTest) -> str:
     """``p = …``, or why there is none."""
     if test.n < 2:
         return "no p from fewer than 2 seeds"

@@ -1,6 +1,5 @@
 """A study's folder: what it is a study of, and one record per finished run."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from coterie.errors import ArtifactError, ConfigError, StorageError
-from coterie.files import atomic_file
+from coterie.repeats import RecordFolder
 
 FORMAT, VERSION = "coterie-study", 1
-SETTINGS, RUNS, MODELS, UNFINISHED = "settings.json", "runs", "models", "unfinished"
+MODELS = "models"
 NAN = float("nan")
 
 
@@ -79,7 +77,7 @@ class RunRecord:
         return float(sum(self.values["seconds"].values()))
 
 
-class StudyFolder:
+class StudyFolder(RecordFolder):
     """Where a study keeps its settings, records and models; several processes may share it.
 
     Parameters
@@ -89,134 +87,31 @@ class StudyFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-
-    def claim(self, identity: dict[str, Any]) -> None:
-        """Take the folder for this study, or find it taken for the same one.
-
-        Parameters
-        ----------
-        identity
-            Settings, data, precision: what all records here have in common. The seeds are no part
-            of it, so that more can be added, and processes with other seeds can share the folder.
-
-        Raises
-        ------
-        ConfigError
-            It holds another study; the message names what differs.
-        StorageError
-            It holds something else, or cannot be written.
-        """
-        identity = {"format": FORMAT, "version": VERSION, **identity}
-        file = self.path / SETTINGS
-        found = self.identity()
-        if found is None:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise StorageError(
-                    f"{self.path} holds files, but no study of coterie ({SETTINGS}); choose "
-                    "another folder."
-                )
-            with atomic_file(file) as aside:
-                aside.write_text(json.dumps(identity, indent=2) + "\n")
-            return
-        here = json.loads(json.dumps(identity))
-        if differences := list(_differences(found, here)):
-            shown = "; ".join(differences[:3])
-            raise ConfigError(
-                f"{self.path} holds another study: {shown}. Use the same settings and data, or "
-                "another folder."
-            )
-
-    def identity(self) -> dict[str, Any] | None:
-        """What the folder was claimed for; None if it was not.
-
-        Raises
-        ------
-        StorageError
-            Its settings are not a study's.
-        """
-        file = self.path / SETTINGS
-        if not file.exists():
-            return None
-        found = _read(file)
-        if found.get("format") != FORMAT or found.get("version") != VERSION:
-            raise StorageError(
-                f"{file} is not of a study that this version of coterie can continue; choose "
-                "another folder."
-            )
-        return found
+        super().__init__(path, format_=FORMAT, version=VERSION, what="study")
 
     def save(self, record: RunRecord) -> None:
         """Write a finished run's record, whole or not at all."""
-        values = {"seed": record.seed, "setting": record.key, **record.values}
-        with atomic_file(self.file(record.seed, record.key)) as aside:
-            aside.write_text(json.dumps(_plain(values), allow_nan=False, indent=1) + "\n")
+        self.write(record.seed, record.key, record.values)
 
     def load(self, seed: int, key: str) -> RunRecord | None:
         """A finished run's record; None if the run is not finished."""
-        file = self.file(seed, key)
-        if not file.exists():
-            return None
-        values = _read(file)
-        if (values.get("seed"), values.get("setting")) != (seed, key):
-            raise ArtifactError(f"{file} is of another run. Delete it, so that it is run again.")
-        return RunRecord(seed, key, values)
+        values = self.read(seed, key)
+        return None if values is None else RunRecord(seed, key, values)
 
     def finished(self, keys: Iterable[str]) -> list[RunRecord]:
         """All records of the seeds of which every one of these settings has been run."""
         keys = list(keys)
-        seeds = {int(file.name.split("-")[1]) for file in (self.path / RUNS).glob("seed-*.json")}
         records: list[RunRecord] = []
-        for seed in sorted(seeds):
+        for seed in self.seeds():
             found = [self.load(seed, key) for key in keys]
             if all(found):
                 records += [record for record in found if record]
         return records
 
-    def file(self, seed: int, key: str) -> Path:
-        """The record of a run."""
-        return self.path / RUNS / f"seed-{seed}-{key}.json"
-
     def model(self, seed: int, key: str) -> Path:
         """The model's folder of a run of a main setting."""
         return self.path / MODELS / f"seed-{seed}-{key}"
 
-    def unfinished(self, seed: int, key: str) -> Path:
-        """The checkpoints of a run, until it is finished."""
-        return self.path / UNFINISHED / f"seed-{seed}-{key}"
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text())
-        if not isinstance(values, dict):
-            raise ValueError(f"expected an object, got {type(values).__name__}")
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{file} is damaged: {error}. Delete it, so that it is written again."
-        ) from error
-    return values
-
-
-def _differences(found: Any, here: Any, within: str = "") -> Iterable[str]:
-    if isinstance(found, dict) and isinstance(here, dict):
-        for key in dict.fromkeys([*here, *found]):
-            inner = f"{within}.{key}".removeprefix(".")
-            yield from _differences(found.get(key), here.get(key), inner)
-    elif found != here:
-        yield f"{within} is {found!r} there and {here!r} here"
-
 
 def _number(value: Any) -> float:
     return NAN if value is None else float(value)
-
-
-def _plain(value: Any) -> Any:
-    """The value without what JSON lacks: NaN and Inf become null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,7 +14,8 @@ from coterie.files import atomic_file
 from coterie.mechanisms.diagnose import generator_for
 from coterie.mechanisms.latent_map import latent_map
 from coterie.mechanisms.measurement import Budget, Measurement
-from coterie.mechanisms.page import Image, Panel, Point, Section, Table, number, write_page
+from coterie.mechanisms.numbers import number
+from coterie.mechanisms.page import Image, Panel, Point, Section, Table, write_page
 from coterie.mechanisms.style import save_figure
 from coterie.recommender import Recommender
 from coterie.study import plots
@@ -51,7 +52,7 @@ def maps_of(study: Study, folder: StudyFolder, users: Interactions) -> Measureme
     """The latent maps of the first seed's main settings, in one projection's settings."""
     seed, config = study.seeds[0], study.plan.config
     models = {
-        study.plan[key].label: Recommender.load(folder.model(seed, key), device="cpu").model
+        study.plan[key].label: Recommender.load(folder.model(seed, key), device="cpu").vae
         for key in MAIN
     }
     generator = generator_for(config.measured_seed, "latent_map")

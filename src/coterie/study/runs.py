@@ -13,6 +13,7 @@ from coterie.data.parts import Split
 from coterie.errors import DataError
 from coterie.evaluation.protocol import evaluate
 from coterie.evaluation.result import Evaluation
+from coterie.repeats import Splits
 from coterie.study.folder import RunRecord, StudyFolder
 from coterie.study.measures import measure, sample
 from coterie.study.settings import MAIN, METRIC, Plan, Setting
@@ -20,8 +21,6 @@ from coterie.training.checkpoint import fingerprint
 from coterie.training.config import RunContext
 from coterie.training.loop import Observer, TrainingResult, check_data, train
 
-Splits = Callable[[int], Split]
-"""The data of a seed."""
 Watch = Callable[[Setting, int], AbstractContextManager[Observer | None]]
 """Gives an observer of the training of one setting with one seed."""
 

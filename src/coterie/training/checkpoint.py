@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from coterie.data.batches import extra_of
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
 from coterie.data.parts import HeldOut
@@ -22,7 +23,7 @@ from coterie.files import atomic_file
 from coterie.training.config import Experiment, RunContext
 from coterie.training.optimizer import Adam
 
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "3"
 
 
 @dataclass
@@ -62,6 +63,8 @@ def fingerprint(
     for part in parts:
         crc = zlib.crc32(np.ascontiguousarray(part.indptr).data, crc)
         crc = zlib.crc32(np.ascontiguousarray(part.indices).data, crc)
+    for name in experiment.objective.extras:
+        crc = zlib.crc32(np.ascontiguousarray(extra_of(data, name)).data, crc)
     return {
         "experiment": experiment.model_dump(
             mode="json", exclude={"training": {"epochs", "patience"}}

@@ -10,8 +10,9 @@ from coterie.config import HIGHEST_SEED, Config
 from coterie.devices import has_bf16_units, pick_device
 from coterie.errors import ConfigError
 from coterie.evaluation.metrics import PER_USER
-from coterie.models.vae import ModelConfig
-from coterie.objectives.elbo import ObjectiveConfig
+from coterie.models.config import ModelConfig
+from coterie.objectives.elbo import ObjectiveConfig, Part
+from coterie.objectives.implicit_slim import ImplicitSlimConfig
 
 
 class TrainingConfig(Config):
@@ -26,7 +27,16 @@ class TrainingConfig(Config):
     patience: PositiveInt | None = Field(
         10, description="Evaluations without improvement before training stops; none: never."
     )
-    evaluate_every: PositiveInt = Field(1, description="Epochs between validations.")
+    evaluate_every: PositiveInt = Field(
+        1, description="Epochs between validations; sets of epochs where parts alternate."
+    )
+    encoder_epochs: int = Field(
+        0, ge=0, description="Alternate: epochs of a set that move all but the decoder (RecVAE)."
+    )
+    decoder_epochs: int = Field(
+        0, ge=0, description="Alternate: epochs of a set, after them, that move the decoder alone."
+    )
+    implicit_slim: ImplicitSlimConfig = Field(ImplicitSlimConfig(), description="ImplicitSLIM:")
     seed: int = Field(
         0, ge=0, le=HIGHEST_SEED, description="Determines weights, order, masks and noise."
     )
@@ -41,6 +51,40 @@ class TrainingConfig(Config):
                 "99999 without leading zeros"
             )
         return metric
+
+    @model_validator(mode="after")
+    def _sets_are_whole(self) -> Self:
+        if (self.encoder_epochs == 0) != (self.decoder_epochs == 0):
+            raise ConfigError(
+                "Alternating needs encoder_epochs and decoder_epochs above 0, or both 0 to move "
+                f"all parts at once; got {self.encoder_epochs} and {self.decoder_epochs}."
+            )
+        if self.epochs % self.epochs_per_set:
+            raise ConfigError(
+                f"A set has {self.encoder_epochs} + {self.decoder_epochs} epochs, and epochs must "
+                f"be a multiple of {self.epochs_per_set}; got {self.epochs}."
+            )
+        return self
+
+    @property
+    def epochs_per_set(self) -> int:
+        """Epochs until validation makes sense: 1 unless parts alternate."""
+        return max(self.encoder_epochs + self.decoder_epochs, 1)
+
+    def part(self, epoch: int) -> Part:
+        """What the given epoch (0 for the first) moves."""
+        if self.encoder_epochs == 0:
+            return "all"
+        return "encoder" if epoch % self.epochs_per_set < self.encoder_epochs else "decoder"
+
+    def refreshes_snapshot(self, epoch: int) -> bool:
+        """Whether the given epoch (0 for the first) is the last of its set to move the encoder."""
+        return epoch % self.epochs_per_set == max(self.encoder_epochs - 1, 0)
+
+    def validates(self, epoch: int) -> bool:
+        """Whether there is a validation after the given epoch (0 for the first)."""
+        done = epoch + 1
+        return done % (self.evaluate_every * self.epochs_per_set) == 0 or done == self.epochs
 
 
 class Experiment(Config):
@@ -58,6 +102,13 @@ class Experiment(Config):
                 f"{self.model.name} has a point posterior without a variance, so that alignment "
                 "with align_mean=false does nothing; allow align_mean, or set alignment.end to 0."
             )
+        if objective.gamma is not None and not self.model.variational:
+            raise ConfigError(
+                f"{self.model.name} has a point code and no KL term for gamma to weigh; leave "
+                "gamma out."
+            )
+        if objective.learns_anchors:
+            objective.anchors.check(self.model.latent_dim)
         return self
 
 

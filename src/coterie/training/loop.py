@@ -18,6 +18,7 @@ from coterie.data.interactions import Interactions
 from coterie.data.splits import HeldOut
 from coterie.errors import DataError, DivergenceError
 from coterie.evaluation.protocol import evaluate
+from coterie.objectives.implicit_slim import replace_tables
 from coterie.recommender import Recommender
 from coterie.training.checkpoint import Progress, fingerprint
 from coterie.training.config import Experiment, RunContext
@@ -104,7 +105,8 @@ def train(
     ------
     DataError
         No training user has an interaction, the validation users' items are not the training
-        users', or there is nothing to predict for any of them.
+        users', there is nothing to predict for any of them, or the objective needs timestamps or
+        ratings that the data lacks.
     ConfigError
         The checkpoint belongs to another experiment or precision or other data, or the
         metric is unknown.
@@ -115,7 +117,10 @@ def train(
     settings = experiment.training
     state = TrainingState.create(experiment, train_data.n_items, context)
     check_data(train_data, validation)
-    batches = UserBatches(train_data, settings.batch_size, settings.seed)
+    state.objective.prepared(train_data, state.generator.device)
+    batches = UserBatches(
+        train_data, settings.batch_size, settings.seed, experiment.objective.extras
+    )
     run_folder = RunFolder(folder, fingerprint(experiment, train_data, validation, context))
     if resume:
         run_folder.resume(state)
@@ -131,6 +136,7 @@ def train(
             _finish_epoch(state, train_data, validation, experiment, observer, run_folder)
         requested = stop_requested()
     interrupted = not _finished(state.progress, experiment)
+    state.move_only("all")
     run_folder.restore_best(state)
     return _result(state, train_data, experiment, interrupted=interrupted, stop_requested=requested)
 
@@ -166,7 +172,7 @@ def _result(
         train_data.item_ids,
         train_data.item_counts(),
         items=train_data.items,
-        anchors=None if anchors is None else anchors.table.detach(),
+        anchors=None if anchors is None else anchors.whole(state.model),
         metadata={
             "data": train_data.name,
             "experiment": experiment.model_dump(mode="json"),
@@ -204,6 +210,10 @@ def _train_epoch(
     progress = state.progress
     epoch, steps = len(progress.history), batches.steps_per_epoch
     start = progress.step - epoch * steps
+    slim, epochs_per_set = experiment.training.implicit_slim, experiment.training.epochs_per_set
+    if start == 0 and slim.due(epoch, epochs_per_set):
+        replace_tables(state.model, batches.data, slim)
+    names = TERMS[:1] if experiment.training.part(epoch) == "decoder" else TERMS
     unchecked: list[tuple[int, Tensor]] = []
     state.model.train()
     for index, batch in enumerate(batches.epoch(epoch, start=start), start=start):
@@ -212,7 +222,7 @@ def _train_epoch(
         unchecked.append((batch.n_users, terms))
         stopping = stop_requested()
         if stopping or len(unchecked) == CHECK_EVERY or index == steps - 1:
-            _add_up(progress, unchecked)
+            _add_up(progress, unchecked, names)
             unchecked.clear()
             if observer is not None:
                 observer.step(_report(progress, experiment, index + 1, steps))
@@ -223,12 +233,14 @@ def _train_epoch(
     return True
 
 
-def _add_up(progress: Progress, unchecked: list[tuple[int, Tensor]]) -> None:
+def _add_up(
+    progress: Progress, unchecked: list[tuple[int, Tensor]], names: tuple[str, ...]
+) -> None:
     """Add the terms of the last steps to the epoch's sums; raise if one is not finite."""
     values = torch.stack([terms for _, terms in unchecked]).tolist()
     first = progress.step - len(unchecked)
     for offset, ((users, _), row) in enumerate(zip(unchecked, values, strict=True)):
-        for name, value in zip(TERMS, row, strict=True):
+        for name, value in zip(names, row, strict=False):
             if not math.isfinite(value):
                 raise DivergenceError(
                     f"Training diverged at step {first + offset}: the term {name!r} is {value}. "
@@ -238,15 +250,20 @@ def _add_up(progress: Progress, unchecked: list[tuple[int, Tensor]]) -> None:
         progress.sums["users"] = progress.sums.get("users", 0.0) + users
 
 
-def _report(progress: Progress, experiment: Experiment, index: int, steps: int) -> StepReport:
+def _means(progress: Progress) -> dict[str, float]:
+    """Means over the users so far of the terms that this epoch has."""
     users = progress.sums["users"]
+    return {name: progress.sums[name] / users for name in TERMS if name in progress.sums}
+
+
+def _report(progress: Progress, experiment: Experiment, index: int, steps: int) -> StepReport:
     return StepReport(
         epoch=len(progress.history) + 1,
         epochs=experiment.training.epochs,
         step_in_epoch=index,
         steps_per_epoch=steps,
-        users=int(users),
-        terms={name: progress.sums[name] / users for name in TERMS},
+        users=int(progress.sums["users"]),
+        terms=_means(progress),
     )
 
 
@@ -261,20 +278,14 @@ def _finish_epoch(
     """Validate, record the epoch, keep the best weights, write the last checkpoint."""
     progress, settings = state.progress, experiment.training
     epoch = len(progress.history) + 1
-    steps = progress.step // epoch
-    users = progress.sums["users"]
-    record: dict[str, Any] = {
-        "epoch": epoch,
-        "step": progress.step,
-        **{name: progress.sums[name] / users for name in TERMS},
-        "beta": experiment.objective.beta.value(progress.step - 1, steps),
-        "lambda_a": experiment.objective.alignment.value(progress.step - 1, steps),
-    }
+    record: dict[str, Any] = {"epoch": epoch, "step": progress.step, **_means(progress)}
+    if settings.part(epoch - 1) != "decoder":
+        record |= experiment.objective.weights(progress.step - 1, progress.step // epoch)
     progress.sums.clear()
     progress.history.append(record)
-    if validation is not None and (
-        epoch % settings.evaluate_every == 0 or epoch == settings.epochs
-    ):
+    if settings.refreshes_snapshot(epoch - 1):
+        state.model.refresh_snapshot()
+    if validation is not None and settings.validates(epoch - 1):
         value = _validate(state, train_data, validation, settings.metric)
         record[f"validation_{settings.metric}"] = value
         if progress.best_value is None or value > progress.best_value:

@@ -9,7 +9,7 @@ from torch.optim.adam import adam
 from coterie.models.tables import TableGradients
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of the moments' decay, and in the denominator
-FIRST, SECOND, STEPS = "exp_avg", "exp_avg_sq", "steps"
+FIRST, SECOND, STEPS = "exp_avg", "exp_avg_sq", "steps"  # of each parameter
 
 
 class Adam:
@@ -18,12 +18,12 @@ class Adam:
     The arithmetic is PyTorch's fused kernel's. What differs from ``torch.optim.AdamW`` is where the
     gradients of item tables come from: :class:`TableGradients` computes them a chunk of rows at a
     time, each chunk moves its rows of the table while it is in cache, and no gradient as large as
-    the table is ever stored.
+    the table is ever stored. Each parameter counts its own steps: those that moved it.
 
     Parameters
     ----------
     parameters
-        All that is moved, by name.
+        All that is ever moved, by name.
     learning_rate, weight_decay
         Step size, and share of the weights times it that each step takes off.
     clip_norm
@@ -42,14 +42,15 @@ class Adam:
         self._parameters = parameters
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
         self._clip_norm = clip_norm
-        self.state: dict[str, Tensor] = {STEPS: torch.zeros((), dtype=torch.float32)}
+        self.state: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
+            self.state[f"{name}.{STEPS}"] = torch.zeros((), dtype=torch.float32)
             for moment in (FIRST, SECOND):
                 self.state[f"{name}.{moment}"] = torch.zeros_like(parameter, requires_grad=False)
 
     @torch.no_grad()
     def step(self, gradients: TableGradients) -> None:
-        """Move every parameter; those of no table by their ``grad`` (left alone if None)."""
+        """Move the tables of ``gradients`` by them, all else by ``grad`` (left alone if None)."""
         names = [
             name
             for name, parameter in self._parameters.items()
@@ -59,10 +60,12 @@ class Adam:
         self._update([self._slice(name, self._gradient(name, scale)) for name in names])
         for name, parameter in self._parameters.items():
             if parameter in gradients:
+                names.append(name)
                 for start, stop, rows in gradients.chunks(parameter):
                     rows = rows if scale is None else rows * scale
                     self._update([self._slice(name, rows, start, stop)])
-        self.state[STEPS] += 1
+        for name in names:
+            self.state[f"{name}.{STEPS}"] += 1
 
     def _gradient(self, name: str, scale: float | None) -> Tensor:
         gradient = self._parameters[name].grad
@@ -80,26 +83,27 @@ class Adam:
 
     def _slice(
         self, name: str, gradient: Tensor, start: int = 0, stop: int | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
+        """Value, gradient, both moments, and the steps so far."""
         value = self._parameters[name].detach()
-        moments = (self.state[f"{name}.{moment}"] for moment in (FIRST, SECOND))
+        first, second, done = (self.state[f"{name}.{kept}"] for kept in (FIRST, SECOND, STEPS))
+        done = done.to(value.device, copy=True)  # the kernel counts it up
         if stop is None:
-            return (value, gradient, *moments)  # type: ignore[return-value]
+            return value, gradient, first, second, done
         rows = slice(start, stop)
-        return (value[rows], gradient, *(moment[rows] for moment in moments))  # type: ignore[return-value]
+        return value[rows], gradient, first[rows], second[rows], done
 
-    def _update(self, slices: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> None:
+    def _update(self, slices: list[tuple[Tensor, ...]]) -> None:
         if not slices:
             return
-        values, grads, first, second = (list(part) for part in zip(*slices, strict=True))
-        done = self.state[STEPS]
+        values, grads, first, second, done = (list(part) for part in zip(*slices, strict=True))
         adam(
             values,
             grads,
             first,
             second,
             [],
-            [done.to(value.device, copy=True) for value in values],  # the kernel counts one up
+            done,
             fused=True,
             decoupled_weight_decay=True,
             amsgrad=False,

@@ -13,7 +13,7 @@ from coterie.data.batches import UserBatch
 from coterie.memory import keep_freed_memory
 from coterie.models.tables import TableGradients
 from coterie.models.vae import VAE
-from coterie.objectives.elbo import LossTerms, Objective
+from coterie.objectives.elbo import LossTerms, Objective, Part
 from coterie.objectives.multinomial import OutputWorkspace
 from coterie.training.checkpoint import Progress, named_parameters
 from coterie.training.config import Experiment, RunContext
@@ -42,8 +42,9 @@ class TrainingState:
         objective = Objective(experiment.objective, model).initialized(settings.seed)
         model.to(device)
         objective.to(device)
+        named = named_parameters({"model": model, "objective": objective})
         optimizer = Adam(
-            named_parameters({"model": model, "objective": objective}),
+            {name: each for name, each in named.items() if each.requires_grad},
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             clip_norm=settings.clip_norm,
@@ -59,13 +60,25 @@ class TrainingState:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All that the optimiser moves: the model's weights, then the objective's."""
+        """The model's weights, then the objective's; all but a snapshot encoder's are moved."""
         return [*self.model.parameters(), *self.objective.parameters()]
 
     @property
     def modules(self) -> dict[str, nn.Module]:
         """What checkpoints hold."""
         return {"model": self.model, "objective": self.objective}
+
+    def move_only(self, part: Part) -> None:
+        """Let the next steps move ``part``: no gradient of any other is computed."""
+        decoder = self.model.decoder
+        decoder.requires_grad_(part != "encoder")
+        others = [table for table in self.model.tables if table is not decoder.table]
+        others += self.objective.tables
+        self.gradients.tables = {
+            "all": [*others, decoder.table],
+            "encoder": others,
+            "decoder": [decoder.table],
+        }[part]
 
 
 def training_step(
@@ -74,6 +87,8 @@ def training_step(
     """One optimiser step on one batch; returns the terms ``[nll, kl, alignment]``, detached."""
     batch = batch.to(state.generator.device)
     step = state.progress.step
+    part = experiment.training.part(step // steps_per_epoch)
+    state.move_only(part)
     state.generator.manual_seed(_step_seed(experiment.training.seed, step))
     state.gradients.start()
     for parameter in state.parameters:
@@ -86,6 +101,7 @@ def training_step(
         generator=state.generator,
         workspace=state.workspace,
         gradients=state.gradients,
+        part=part,
     )
     terms.total.backward()  # type: ignore[no-untyped-call]
     state.optimizer.step(state.gradients)

@@ -1,0 +1,1 @@
+"""The literature's experiments again: its data, its protocol, and its figures beside ours."""

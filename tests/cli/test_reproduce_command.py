@@ -1,0 +1,79 @@
+"""``coterie reproduce``: figures beside the published ones, the dry run, mistakes."""
+
+import json
+
+import pytest
+from command_line import HERE
+
+from raw_files import small, write_raw
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """The protocols scaled to small files."""
+    monkeypatch.setattr("coterie.cli.reproduce.dataset", small)
+
+
+def test_ease_beside_the_published_figures(scaled, coterie, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw, _ = write_raw("ml-20m", tmp_path)
+    words = ("reproduce", "ml-20m", "--models", "ease", "popularity", *HERE)
+    ended = coterie(*words, "--raw", raw)
+    assert ended.code == 0, ended.err
+    assert "2 of 2 runs: popularity" in ended.err
+    assert "0.420" in ended.out
+    assert "VASP" in ended.out
+    assert "Steck" in ended.out
+    out = tmp_path / "reproduced" / "ml-20m"
+    facts = json.loads((out / "results.json").read_text())
+    row = next(r for r in facts["rows"] if (r["model"], r["metric"]) == ("ease", "ndcg@100"))
+    assert row["difference"] == pytest.approx(row["ours"] - 0.420)
+    assert "| ease |" in (out / "results.md").read_text()
+    raw.unlink()
+    again = coterie(*words, "--json")  # from the split that is kept
+    assert again.json()["rows"] == facts["rows"]
+    assert "runs:" not in again.err
+
+
+def test_dry_run(scaled, coterie, tmp_path, monkeypatch):
+    monkeypatch.setattr("coterie.reproduce.probe.ENOUGH_SECONDS", 0.0)
+    ended = coterie("reproduce", "ml-1m", "--models", "popularity", "--dry-run", "--json")
+    assert ended.code == 0, ended.err
+    facts = ended.json()
+    assert facts["models"][0]["name"] == "popularity"
+    assert facts["download_bytes"] == 5_917_549
+    assert facts["disk_bytes"] > facts["unpacked_bytes"] > 0
+    assert facts["memory_free_bytes"] > 0
+    shown = coterie("reproduce", "ml-1m", "--models", "popularity", "--dry-run")
+    assert "MovieLens 1M: what it costs here" in shown.out
+    assert "fitted to 1/" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("ml-2m",), "ml-20m"),
+        (("ml-20m",), "Name them (--raw), or fetch them (--download)"),
+        (("ml-20m", "--raw", "none.zip"), "none.zip"),
+        (("ml-20m", "--raw", "x", "--download"), "choose one"),
+        (("ml-20m", "--models", "eese"), "did you mean 'ease'"),
+        (("ml-20m", "--models", "ease", "ease", "--raw", "ml-20m.zip"), "Two models are called"),
+        (("ml-20m", "--seeds", "-1"), "--seeds"),
+    ],
+)
+def test_mistakes(words, expected, scaled, coterie, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_raw("ml-20m", tmp_path)
+    ended = coterie("reproduce", *words, "--out", tmp_path / "out", *HERE)
+    assert ended.code == 2
+    assert expected in ended.message()
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_the_whole_protocol_needs_the_whole_data(coterie, tmp_path):
+    raw, _ = write_raw("netflix", tmp_path)
+    ended = coterie(
+        "reproduce", "netflix", "--raw", raw, "--models", "ease", "--out", tmp_path / "o"
+    )
+    assert ended.code == 2
+    assert "holds out 40000 + 40000 users" in ended.message()

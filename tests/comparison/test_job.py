@@ -1,0 +1,145 @@
+"""A run's process: its messages, its memory, and what it leaves or does not leave."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+import coterie
+from coterie.comparison.contestants import BaselineContestant, VaeContestant
+from coterie.comparison.folder import ComparisonFolder
+from coterie.comparison.job import Job, Messages, do, peak_memory
+from coterie.comparison.runs import run_job
+from coterie.data.synthetic import SyntheticConfig, synthetic
+from coterie.errors import ConfigError, CoterieError
+from coterie.training.config import Experiment, RunContext
+
+EXPERIMENT = Experiment.read(
+    {"model": {"hidden_dims": [12], "latent_dim": 4}, "training": {"epochs": 3, "batch_size": 50}}
+)
+VAE = VaeContestant(name="vae", experiment=EXPERIMENT)
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    config = SyntheticConfig(
+        n_users=200, n_items=60, n_communities=3, n_niches=2, niche_size=5, mean_history=12
+    )
+    made = coterie.strong_generalization(
+        synthetic(config, 0).interactions, n_validation_users=20, n_test_users=30, rng=0
+    )
+    return made.save(tmp_path_factory.mktemp("job") / "split")
+
+
+def job(split, folder, contestant=VAE, **more):
+    return Job(
+        **{
+            "folder": folder,
+            "split": split,
+            "contestant": contestant,
+            "seed": 4,
+            "cuts": (5, 20),
+            "context": RunContext(device="cpu", precision="fp32"),
+            "checkpoints": False,
+            **more,
+        }
+    )
+
+
+def test_what_a_run_leaves(split, tmp_path):
+    stream = io.StringIO()
+    assert do(job(split, tmp_path), Messages(stream))
+    run = ComparisonFolder(tmp_path).load(4, VAE)
+    opened = coterie.Split.open(split)
+    seeded = Experiment.read(
+        {**EXPERIMENT.model_dump(), "training": {"seed": 4, "epochs": 3, "batch_size": 50}}
+    )
+    expected = coterie.train(
+        opened.train, opened.validation, seeded, context=RunContext(device="cpu", precision="fp32")
+    )
+    evaluation = coterie.evaluate(expected.recommender, opened.test, ks=(5, 20))
+    assert run.users["ndcg@20"].to_list() == evaluation.per_user["ndcg@20"].tolist()
+    assert run.users["user_id"].to_list() == evaluation.user_ids.to_list()
+    assert run.values["best_epoch"] == expected.best_epoch
+    assert run.values["test"]["metrics"]["recall@5"]["mean"] == pytest.approx(run.mean("recall@5"))
+    assert run.values["parameters"] == expected.recommender.model.n_parameters
+    assert set(run.values["seconds"]) == {"read", "train", "test"}
+    assert run.values["peak_memory"] > 50 << 20
+    messages = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [m["epoch"]["epoch"] for m in messages if "epoch" in m] == [1, 2, 3]
+    assert messages[0]["step"]["epochs"] == 3
+
+
+def test_checkpoints_are_gone_with_the_run(split, tmp_path):
+    assert do(job(split, tmp_path, checkpoints=True), Messages(io.StringIO()))
+    folder = ComparisonFolder(tmp_path)
+    assert folder.finished(4, VAE)
+    assert not folder.unfinished(4, VAE.key).exists()
+
+
+def test_peak_memory_is_of_this_process_and_counts_what_was_freed():
+    code = (
+        "import numpy as np; from coterie.comparison.job import peak_memory; "
+        "before = peak_memory(); x = np.ones(40 << 20); del x; print(before, peak_memory())"
+    )
+    ballast = np.ones(60 << 20)  # 480 MiB here must not count there
+    assert peak_memory() > ballast.nbytes
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, ended.stdout.split())
+    assert after - before > 300 << 20
+    assert before < ballast.nbytes + (200 << 20)
+
+
+class Watcher:
+    def __init__(self):
+        self.steps, self.epochs = [], []
+
+    def step(self, report):
+        self.steps.append(report)
+
+    def epoch(self, record):
+        self.epochs.append(record["epoch"])
+
+
+def test_the_observer_hears_from_the_process(split, tmp_path):
+    watcher = Watcher()
+    assert run_job(job(split, tmp_path), threads=1, observer=watcher)
+    assert watcher.epochs == [1, 2, 3]
+    assert watcher.steps[-1].users == 150
+    assert ComparisonFolder(tmp_path).load(4, VAE).values["threads"] == 1
+
+
+def test_an_error_keeps_its_class_and_names_the_run(split, tmp_path):
+    wrong = BaselineContestant(name="svd", method="puresvd", options={"factors": 500})
+    with pytest.raises(ConfigError, match="svd, seed 4: "):
+        run_job(job(split, tmp_path, wrong))
+    assert ComparisonFolder(tmp_path).load(4, wrong) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_is_killed(split, tmp_path, monkeypatch):
+    """As the system does when memory runs out."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    with pytest.raises(CoterieError, match="vae, seed 4 ended with signal 9"):
+        run_job(job(split, tmp_path / "out"))
+    assert os.environ["PYTHONPATH"]
+
+
+def test_a_record_is_of_its_values(split, tmp_path):
+    do(job(split, tmp_path), Messages(io.StringIO()))
+    folder = ComparisonFolder(tmp_path)
+    file = folder.users_file(4, VAE.key)
+    pl.read_parquet(file).head(3).write_parquet(file)
+    with pytest.raises(CoterieError, match="damaged"):
+        folder.load(4, VAE)
+    other = VaeContestant(
+        name="vae", experiment=Experiment.read({**EXPERIMENT.model_dump(), "training": {}})
+    )
+    with pytest.raises(ConfigError, match=r"experiment\.training\.epochs is 3 there and 100 here"):
+        folder.finished(4, other)
