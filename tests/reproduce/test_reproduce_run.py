@@ -71,7 +71,7 @@ def test_invented_data_has_the_size_that_was_asked_for() -> None:
 
 
 def sized(users: int, items: int, interactions: int) -> Sizes:
-    return Sizes(users, items, interactions, 10**6, 10 * interactions, "1,2,5.0,3", "here")
+    return Sizes(users, items, interactions, 10**6, 10 * interactions, "1,2,5.0,3", 12, "here")
 
 
 def cost_of(sizes: Sizes, model: VaeContestant | BaselineContestant, folder: Path) -> ModelCost:
@@ -125,7 +125,7 @@ def test_the_whole_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert told == ["measuring how fast files are read", "measuring ease"]
     assert cost.download_bytes == 10**6
     assert cost.unpacked_bytes == 3_000_000 * 10
-    assert 300_000 * 4 < cost.split_bytes < 300_000 * 16
+    assert 300_000 * 16 < cost.split_bytes < 300_000 * 24
     assert cost.disk_bytes == cost.download_bytes + cost.unpacked_bytes + cost.split_bytes
     assert cost.seconds == pytest.approx(cost.read_seconds + 3 * cost.models[0].seconds)
     assert cost.read_seconds > 0

@@ -32,3 +32,12 @@ def test_training_runs_outside_the_main_thread() -> None:
     thread.join()
     assert len(results) == 1
     assert not results[0].interrupted
+
+
+def test_an_error_does_not_hide_that_sigint_came():
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("ends the block")
+    with pytest.raises(ValueError, match="alone"), interruptible():
+        raise ValueError("alone")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,5 +1,6 @@
 """Searching: planted answers, pruning by the epoch, budgets, resuming, and what is never read."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -149,6 +150,21 @@ def test_a_stopped_search_goes_on_as_if_nothing_had_happened(split: Split, tmp_p
         )
         assert (result is None) == (at is not None)
     assert untimed(found(result)) == untimed(whole)
+
+
+def test_ctrl_c_while_a_trial_is_pruned_stops_the_search(split: Split, tmp_path: Path) -> None:
+    """The signal is noted while the last epoch is validated, and pruning ends the training."""
+    config = TuneConfig(trials=8, startup_trials=8, pruning_after=2, warm_up=2, seed=4)
+    one = small(RATES, training__epochs=8, training__patience=8)
+    whole = found(tune([one], split, tmp_path / "whole", config=config, context=HERE))
+    pruned = next(record for record in whole if record.outcome == "pruned")
+    assert pruned.epochs is not None
+    watching = Watching((pruned.number, pruned.epochs), lambda: signal.raise_signal(signal.SIGINT))
+    folder = tmp_path / "t"
+    assert tune([one], split, folder, config=config, context=HERE, watch=watching) is None
+    assert max(watching.epochs) == pruned.number
+    again = found(tune([one], split, folder, config=config, context=HERE))
+    assert untimed(again) == untimed(whole)
 
 
 def test_a_trial_that_failed_is_not_counted(split: Split, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from coterie.cli.options import Settings, read_config
 from coterie.cli.train import EXPERIMENT
 from coterie.comparison.contestants import VaeContestant
 from coterie.data.parts import Split
-from coterie.errors import ArtifactError, ConfigError, DataError, StorageError
+from coterie.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    StorageError,
+)
 from coterie.models.baselines import METHODS
 from coterie.presets import PRESETS
 from coterie.spaces import Choice, Range
@@ -33,6 +40,13 @@ from coterie.tuning.trials import FILE
 
 def record(number: int, value: float | None, **settings: Any) -> TrialRecord:
     return TrialRecord(number, "complete", value, 3, 5, 1.5, settings)
+
+
+def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtraError, match=r"pip install coterie\[tune\]"):
+        tune([candidate("ease")], tiny_split(), tmp_path / "t")
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_damaged_file(tmp_path: Path) -> None:

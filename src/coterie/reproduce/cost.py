@@ -109,7 +109,7 @@ def estimate(
         return Cost(
             download_bytes=0 if given else sizes.download_bytes,
             unpacked_bytes=sizes.unpacked_bytes,
-            split_bytes=split_bytes(sizes, folder),
+            split_bytes=split_bytes(data, sizes, folder),
             read_seconds=reading,
             models=tuple(models),
             n_seeds=n_seeds,

@@ -22,7 +22,6 @@ from coterie.comparison.job import Job
 from coterie.comparison.runs import run_job
 from coterie.config import merged
 from coterie.data.datasets import DataSet
-from coterie.data.parts import Split
 from coterie.data.readers import read_interactions
 from coterie.errors import ConfigError
 from coterie.reproduce.invented import invented
@@ -254,12 +253,14 @@ def read_seconds(data: DataSet, sizes: Sizes, folder: Path) -> float:
     return (time.perf_counter() - began) / len(sample) * sizes.raw_rows
 
 
-def split_bytes(sizes: Sizes, folder: Path) -> int:
+def split_bytes(data: DataSet, sizes: Sizes, folder: Path) -> int:
     """Of the split on disk, from a small one that is written."""
     users = 1000
-    data = invented(users, sizes.items, round(users * sizes.interactions / sizes.users))
-    split: Split = liang_split(data, held_out_users=100)
+    some = invented(users, sizes.items, round(users * sizes.interactions / sizes.users))
+    split = liang_split(some, held_out_users=100)
     path = split.save(folder / "sized")
     written = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     ids = sum(file.stat().st_size for file in path.rglob("items.parquet"))
-    return round((written - ids) / data.nnz * sizes.interactions + ids)
+    each = (written - ids) / some.nnz + sizes.extra_bytes
+    times = 2 if data.is_pair else 1  # training items are the test users' fold-in, too
+    return round(each * sizes.interactions * times + ids)

@@ -19,6 +19,8 @@ class Sizes:
         Events in the raw files.
     raw_line
         An event as it stands in the raw file: its length gives the size unpacked.
+    extra_bytes
+        Of an interaction's rating (4) and time (8) as we keep them, where the data has them.
     source
         Where these numbers come from.
     """
@@ -29,6 +31,7 @@ class Sizes:
     download_bytes: int
     raw_rows: int
     raw_line: str
+    extra_bytes: int
     source: str
 
     @property
@@ -48,6 +51,7 @@ SIZES: Mapping[str, Sizes] = MappingProxyType(
             198_702_078,
             20_000_263,
             "69251,1136,3.5,1112484727",
+            12,
             f"{_LIANG}; rows: GroupLens' description; archive: its length",
         ),
         "netflix": Sizes(
@@ -57,6 +61,7 @@ SIZES: Mapping[str, Sizes] = MappingProxyType(
             700_000_000,
             100_480_507,
             "1488844,3,2005-09-06",
+            12,
             f"{_LIANG}; rows: the prize's rules; archive: about, as commonly given",
         ),
         "msd": Sizes(
@@ -66,6 +71,7 @@ SIZES: Mapping[str, Sizes] = MappingProxyType(
             500_000_000,
             48_373_586,
             "b80344d063b5ccb3212f76538f3d9e43d87dca9e\tSOAKIMP12A8C130995\t1",
+            4,
             f"{_LIANG}; rows: the publisher's description; archive: about, as commonly given",
         ),
         "ml-1m": Sizes(
@@ -75,6 +81,7 @@ SIZES: Mapping[str, Sizes] = MappingProxyType(
             5_917_549,
             1_000_209,
             "3020::1193::5::978300760",
+            12,
             "counted in the split; archive: its length",
         ),
         "gowalla": Sizes(
@@ -84,6 +91,7 @@ SIZES: Mapping[str, Sizes] = MappingProxyType(
             6_005_973,
             1_027_370,
             "20490",  # an item and the blank before it, in a line of its user's
+            0,
             "He et al., SIGIR 2020, table 2; files: their length",
         ),
     }

@@ -11,7 +11,8 @@ from types import FrameType
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Within the block, the first SIGINT is only noted; a second one raises KeyboardInterrupt.
 
-    Yields a function that says whether SIGINT came. Outside the main thread, where Python allows
+    Yields a function that says whether SIGINT came. If an error ends the block after one came, that
+    is KeyboardInterrupt, so that whoever handles the error does not go on. Outside the main thread, where Python allows
     no signal handlers, it always says no.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -28,5 +29,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     signal.signal(signal.SIGINT, note)
     try:
         yield requested.is_set
+    except Exception as error:
+        if requested.is_set():
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.signal(signal.SIGINT, previous)
