@@ -5,6 +5,8 @@ import json
 import pytest
 from command_line import HERE
 
+from coterie.reproduce.cost import Cost
+from coterie.reproduce.probe import ModelCost
 from raw_files import small, write_raw
 
 
@@ -44,9 +46,23 @@ def test_dry_run(scaled, coterie, tmp_path, monkeypatch):
     assert facts["download_bytes"] == 5_917_549
     assert facts["disk_bytes"] > facts["unpacked_bytes"] > 0
     assert facts["memory_free_bytes"] > 0
-    shown = coterie("reproduce", "ml-1m", "--models", "popularity", "--dry-run")
-    assert "MovieLens 1M: what it costs here" in shown.out
-    assert "fitted to 1/" in shown.out
+
+
+def test_dry_run_for_people(scaled, coterie, monkeypatch):
+    models = (
+        ModelCost("recvae", 95.0, 200, 19_000.0, 3 * 2**30, "8 steps"),
+        ModelCost("ease", None, None, 60.0, 2**60, "fitted to 1/8 of the data"),
+    )
+    cost = Cost(10 * 2**20, 2**60, 2**20, 30.0, models, 2, "a table")
+    monkeypatch.setattr("coterie.cli.reproduce.estimate", lambda *_, **__: cost)
+    shown = coterie("reproduce", "ml-1m", "--models", "ease", "--dry-run").out
+    for text in (
+        "MovieLens 1M: what it costs here", "10 MiB", "≤ 200", "2 min", "5.3 h", "10.6 h, 2 seeds",
+        "fitted to 1/8", "ease needs more memory than is free here",
+        "not enough free disk",
+    ):  # fmt: skip
+        assert text in " ".join(shown.split()), text
+    assert "recvae needs" not in shown
 
 
 @pytest.mark.parametrize(

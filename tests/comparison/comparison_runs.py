@@ -40,7 +40,7 @@ def run(
         }
     )
     facts = {
-        "settings": {"kind": "baseline", "method": name},
+        "settings": {"kind": "baseline", "method": name, "options": {"l2": 500.0}},
         "seconds": {"read": 0.5, "train": 2.0 + seed, "test": 0.25},
         "epochs": None if best_epoch is None else best_epoch + 3,
         "best_epoch": best_epoch,

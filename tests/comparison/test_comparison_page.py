@@ -6,7 +6,9 @@ from html import unescape
 import pytest
 from comparison_runs import METRICS, comparison
 
-from coterie.comparison.report import write_results
+from coterie.comparison.contestants import BaselineContestant, VaeContestant
+from coterie.comparison.report import settings_text, write_results
+from coterie.training.config import Experiment
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
@@ -34,6 +36,17 @@ def test_files(written):
         for metric in METRICS:
             figure = found.figure(name, metric)
             assert f"{figure.mean:.4f} ±{figure.deviation:.4f}" in page
+
+
+def test_settings_as_text():
+    changed = Experiment.read({"model": {"latent_dim": 7}, "training": {"epochs": 3}})
+    for experiment, text in (
+        (Experiment(), "the defaults"),
+        (changed, "model.latent_dim = 7; training.epochs = 3"),
+    ):
+        assert settings_text(VaeContestant(name="a", experiment=experiment).settings()) == text
+    ease = BaselineContestant(name="e", method="ease", options={"l2": 2.0})
+    assert settings_text(ease.settings()) == "ease; l2 = 2.0"
 
 
 @pytest.fixture(scope="module")

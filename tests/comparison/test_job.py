@@ -82,6 +82,16 @@ def test_checkpoints_are_gone_with_the_run(split, tmp_path):
     assert not folder.unfinished(4, VAE.key).exists()
 
 
+def test_nobody_listens_any_more():
+    """A run that is asked to stop must still write its checkpoint, not fail at its messages."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stream:
+        messages = Messages(stream)
+        messages.epoch({"epoch": 1})
+        messages.epoch({"epoch": 2})
+
+
 def test_peak_memory_is_of_this_process_and_counts_what_was_freed():
     code = (
         "import numpy as np; from coterie.comparison.job import peak_memory; "
@@ -112,6 +122,33 @@ def test_the_observer_hears_from_the_process(split, tmp_path):
     assert watcher.epochs == [1, 2, 3]
     assert watcher.steps[-1].users == 150
     assert ComparisonFolder(tmp_path).load(4, VAE).values["threads"] == 1
+
+
+class Impatient(Watcher):
+    """Presses Ctrl-C after some epochs."""
+
+    def epoch(self, record):
+        super().epoch(record)
+        if record["epoch"] == 3:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_with_checkpoints_goes_on_where_it_stopped(split, tmp_path, capfd):
+    long = merged(EXPERIMENT.model_dump(), {"training": {"epochs": 40, "patience": None}})
+    one = VaeContestant(name="vae", experiment=Experiment.read(long))
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job(split, tmp_path / "a", one, checkpoints=True), observer=Impatient())
+    assert capfd.readouterr().err == ""
+    folder = ComparisonFolder(tmp_path / "a")
+    assert not folder.finished(4, one)
+    assert (folder.unfinished(4, one.key) / "last.safetensors").exists()
+    stream = io.StringIO()
+    assert do(job(split, tmp_path / "a", one, checkpoints=True), Messages(stream))
+    first = next(json.loads(line) for line in stream.getvalue().splitlines() if "epoch" in line)
+    assert first["step"]["epoch"] > 3
+    assert do(job(split, tmp_path / "b", one), Messages(io.StringIO()))
+    whole = ComparisonFolder(tmp_path / "b").load(4, one)
+    assert folder.load(4, one).users.equals(whole.users)
 
 
 def test_an_error_keeps_its_class_and_names_the_run(split, tmp_path):

@@ -166,8 +166,7 @@ def compare(
     context.torch_device()
     splits, split_per_seed = data_of_seeds(data, settings.read(Division), settings.given(Division))
     seeds = tuple(dict.fromkeys(seeds))
-    strong = splits(seeds[0]).protocol == "strong-generalization" if seeds else True
-    metrics = options.metrics or (STRONG if strong else OTHERWISE)
+    metrics = options.metrics or usual_metrics(splits(seeds[0] if seeds else 0).protocol)
     cuts = sorted({*USUAL_CUTS, *(int(metric.partition("@")[2]) for metric in metrics)})
     entries = Entries(
         contestants, seeds, splits, None if split_per_seed else data.resolve(), tuple(cuts)
@@ -209,6 +208,11 @@ def compare(
         f"Written: {', '.join(map(str, written))}",
     )
     return 0
+
+
+def usual_metrics(protocol: str) -> tuple[str, ...]:
+    """What the literature reports for a split by this protocol."""
+    return STRONG if protocol == "strong-generalization" else OTHERWISE
 
 
 def contestant(text: str, epochs: int | None = None) -> Contestant:

@@ -186,7 +186,7 @@ def trials_table(tuned: Tuned) -> Any:
             "ended": record.outcome,
             "settings": ", ".join(
                 f"{key.removeprefix('model.').removeprefix('objective.').removeprefix('training.')}"
-                f"={shown(value)}"
+                f"={shown(value) or '[]'}"
                 for key, value in record.settings.items()
             ),
         }

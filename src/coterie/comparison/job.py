@@ -79,8 +79,11 @@ class Messages:
         self.say("epoch", record)
 
     def say(self, what: str, values: dict[str, Any]) -> None:
-        """Write one line, at once."""
-        print(json.dumps({what: values}), file=self._stream, flush=True)
+        """Write one line, at once; if nobody listens any more, go on in silence."""
+        try:
+            print(json.dumps({what: values}), file=self._stream, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 def do(job: Job, messages: Messages) -> bool:

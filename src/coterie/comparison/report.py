@@ -21,6 +21,7 @@ from coterie.errors import MissingExtraError
 from coterie.files import atomic_file
 from coterie.mechanisms.page import Image, Panel, Section, Table, write_page
 from coterie.mechanisms.style import BLUE, VERMILION, new_figure
+from coterie.training.config import Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -162,10 +163,38 @@ def _runs(comparison: Comparison) -> Table:
 
 def _settings(comparison: Comparison) -> Table:
     rows = tuple(
-        (name, json.dumps(comparison.runs[name][0].values["settings"], ensure_ascii=False))
+        (name, settings_text(comparison.runs[name][0].values["settings"]))
         for name in comparison.names
     )
-    return Table("Settings, as JSON", ("model", "settings"), rows, frozenset({1}))
+    return Table(
+        "Of a VAE, what differs from Multi-VAE's defaults; results.json has all",
+        ("model", "settings"),
+        rows,
+        frozenset({1}),
+    )
+
+
+def settings_text(settings: dict[str, Any]) -> str:
+    """A contestant's settings in a line; of a VAE only those that are not the defaults."""
+    if settings["kind"] == "vae":
+        usual = _flat(Experiment().model_dump(mode="json"))
+        found = _flat(settings["experiment"])
+        changed = {key: value for key, value in found.items() if value != usual.get(key)}
+        return "; ".join(f"{key} = {value}" for key, value in changed.items()) or "the defaults"
+    if settings["kind"] == "baseline":
+        options = [f"{key} = {value}" for key, value in settings["options"].items()]
+        return "; ".join([settings["method"], *options])
+    return f"a trained model, SHA-256 {settings['sha256'][:16]}"
+
+
+def _flat(values: dict[str, Any], within: str = "") -> dict[str, Any]:
+    """Nested tables as dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= (
+            _flat(value, f"{within}{key}.") if isinstance(value, dict) else {within + key: value}
+        )
+    return found
 
 
 def _or_dash(value: Any) -> str:

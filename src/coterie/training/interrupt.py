@@ -12,8 +12,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     """Within the block, the first SIGINT is only noted; a second one raises KeyboardInterrupt.
 
     Yields a function that says whether SIGINT came. If an error ends the block after one came, that
-    is KeyboardInterrupt, so that whoever handles the error does not go on. Outside the main thread, where Python allows
-    no signal handlers, it always says no.
+    is KeyboardInterrupt, so that whoever handles the error does not go on. Outside the main thread,
+    where Python allows no signal handlers, it always says no.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
