@@ -1,268 +1,132 @@
-"""Quality of clean input, masking, and masking + PIA, on real data; tuned on validation alone.
+"""Quality on MovieLens-1M: every preset with and without PIA and every baseline, equally tuned.
 
-    python benchmarks/quality.py ml-1m --data ../shared/data --out benchmarks/results/ml-1m.json
-    python benchmarks/quality.py gowalla --data ../shared/data --out benchmarks/results/gowalla.json
+    python benchmarks/quality.py tune --data ../shared/data --out /tmp/quality --models recvae ease
+    python benchmarks/quality.py compare --data ../shared/data --out /tmp/quality --seeds 1 2 3 4 5
 
-Every setting has the same number of tuning trials on the first seed's validation part. MovieLens:
-each seed then draws its own split and weights, trains with the chosen values, and looks at its test
-users once (a user may be for tuning in the first split and for testing in another). Gowalla: the
-chosen values and number of epochs are trained anew on all of the published train set, each seed
-drawing its own weights, and the published test set is looked at once. Finished trials and runs are
-kept in the output file, so that the script resumes.
+Only the command line is used (`coterie prepare`, `split`, `tune`, `compare`), so that anyone can do
+the same with other data. Each model has the same number of trials on the validation users of seed
+0's split; what is found then trains on the splits of other seeds, whose test users are looked at
+once. Strong generalisation, 600 + 600 users held out (a user may be for tuning in one split and for
+testing in another). Both steps resume; several processes may share the folder, with other models
+(tune) or other seeds (compare).
 """
 
 import argparse
-import json
-import platform
-import time
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from itertools import pairwise
+import shlex
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from rich.console import Console
-from scipy import stats
-
-from coterie.data.parts import HeldOut, Split
-from coterie.data.prepare import PrepareOptions
-from coterie.data.readers import read_interactions
-from coterie.data.splits import given_split, strong_generalization
-from coterie.evaluation.protocol import evaluate
-from coterie.evaluation.result import Evaluation
-from coterie.files import atomic_file
-from coterie.recommender import Recommender
-from coterie.training.config import Experiment
-from coterie.training.loop import train
-
-console = Console(stderr=True)
-Settings = dict[str, Any]
-VALIDATION_SAMPLE = 5000  # of Gowalla's users: validating all would take longer than an epoch
-METRICS = ("recall@20", "ndcg@20", "recall_capped@20", "recall_capped@50", "ndcg@100")
+TRIALS = 7
+HELD_OUT = ["--validation-users", "600", "--test-users", "600"]
+PIA = "+pia"
 
 
-def objective(keep: float, beta: float, lambda_a: float, ramp: float) -> Settings:
-    """Objective settings: ρ, the cap of β with its linear ramp in epochs, and λ_A."""
-    return {
-        "keep_probability": keep,
-        "beta": {"kind": "linear", "end": beta, "epochs": ramp},
-        "alignment": {"end": lambda_a},
-    }
+RHO = '"objective.keep_probability" = {low = 0.3, high = 0.7}'
+BETA = (
+    '"objective.beta.end" = {low = 0.1, high = 1.0, log = true}\n"objective.beta.epochs" = [20, 50]'
+)
+MULTI = (
+    "training.epochs=200 training.learning_rate=0.001 training.batch_size=500 "
+    "model.latent_dim=200 model.hidden_dims=[600] training.evaluate_every=5 training.patience=5"
+)
+RECVAE = (
+    "training.epochs=200 training.learning_rate=0.0005 training.batch_size=500 "
+    "model.latent_dim=200 training.evaluate_every=1 training.patience=6"
+)
+H_VAMP = "training.epochs=150 training.evaluate_every=5 training.patience=5"
 
-
-def shallow(beta: float, lambda_a: float) -> Settings:
-    """Gowalla's settings: ρ = 0.5 and no hidden layers (200 latents), which train fastest."""
-    return objective(0.5, beta, lambda_a, 10)
-
-
-ML_1M: dict[str, list[Settings]] = {
-    "clean input": [objective(1.0, beta, 0.0, 50) for beta in (0.1, 0.2, 0.5, 1.0)],
-    "Multi-VAE": [objective(0.5, beta, 0.0, 50) for beta in (0.1, 0.2, 0.5, 1.0)],
-    "Multi-VAE + PIA": [objective(0.5, 0.2, lambda_a, 50) for lambda_a in (0.1, 1.0, 2.0, 8.0)],
+FIXED = {"multi-vae": MULTI, "multi-dae": MULTI, "recvae": RECVAE, "h-vamp-gated": H_VAMP}
+"""Not searched: what costs time, and what the papers agree on."""
+SPACE = {
+    "multi-vae": [RHO, BETA],
+    "multi-dae": [RHO, '"training.weight_decay" = [0.0, 0.001, 0.01, 0.1]'],
+    "recvae": [
+        '"objective.keep_probability" = {low = 0.4, high = 0.8}',
+        '"objective.gamma" = {low = 0.002, high = 0.01, log = true}',
+    ],
 }
-GOWALLA: dict[str, list[Settings]] = {
-    "Multi-VAE": [shallow(beta, 0.0) for beta in (0.5, 1.0)],
-    "Multi-VAE + PIA": [shallow(1.0, lambda_a) for lambda_a in (0.1, 1.0)],
+"""Narrower than declared with the models, where a few trials could not cover the declared space."""
+LAMBDA_A = {
+    "multi-vae": "{low = 0.3, high = 5.0, log = true}",
+    "multi-dae": "{low = 0.3, high = 10.0, log = true}",
+    "recvae": "{low = 0.001, high = 0.3, log = true}",  # its decoder is linear: codes keep a scale
 }
-MODEL: dict[str, Settings] = {"ml-1m": {}, "gowalla": {"hidden_dims": []}}
-TRAINING: dict[str, Settings] = {
-    "ml-1m": {"metric": "ndcg@100"},
-    "gowalla": {"metric": "recall@20", "batch_size": 1000, "learning_rate": 3e-3},
-}
+VAES = [name + suffix for name in FIXED for suffix in ("", PIA)]
+BASELINES = ["popularity", "item-knn", "ease", "sparse-ease", "puresvd", "ials"]
+UNTUNED = ["popularity"]
 
 
-def ml_1m_split(folder: Path, seed: int) -> Split:
-    """Ratings ≥ 4, users ≥ 5; 600 + 600 users held out."""
-    options = PrepareOptions(positive_threshold=4, min_user_items=5)
-    data = read_interactions(folder / "ml-1m" / "ratings.parquet", options=options)
-    return strong_generalization(data, n_validation_users=600, n_test_users=600, rng=seed)
+def coterie(*words: str | Path) -> None:
+    """Run a command of coterie; stop if it fails."""
+    command = [sys.executable, "-m", "coterie", *map(str, words)]
+    print("+", shlex.join(["coterie", *command[3:]]), flush=True)
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)
 
 
-def gowalla_split(folder: Path, seed: int) -> Split:
-    """The published train and test; of some users 10 % of the train items are for validation."""
-    train_data, test = (
-        read_interactions(folder / "gowalla" / f"{part}.parquet") for part in ("train", "test")
-    )
-    split = given_split(train_data, test, validation_fraction=0.1, rng=seed)
-    some = np.sort(np.random.default_rng(seed).permutation(train_data.n_users)[:VALIDATION_SAMPLE])
-    held = split.validation
-    return replace(split, validation=HeldOut(held.fold_in.rows(some), held.held_out.rows(some)))
+def prepared(shared: Path, out: Path) -> Path:
+    """The data set, made if it is not there."""
+    data = out / "data"
+    if not data.exists():
+        source = shared / "ml-1m"
+        words = ["--items", str(source / "items.parquet")]
+        words += ["--threshold", "4", "--min-user-items", "5"]
+        coterie("prepare", source / "ratings.parquet", "--out", data, *words)
+    return data
 
 
-class Study:
-    """Tuning, final runs and comparison of one data set's settings."""
+def tune(options: argparse.Namespace) -> None:
+    """Search each model's settings on seed 0's validation users."""
+    data, split = prepared(options.data, options.out), options.out / "split"
+    if not split.exists():
+        coterie("split", data, "--out", split, "--seed", "0", *HELD_OUT)
+    for name in options.models:
+        if name in UNTUNED:
+            continue
+        folder = options.out / "tuned" / name
+        base = name.removesuffix(PIA)
+        words: list[str | Path] = ["--trials", str(TRIALS), "--startup-trials", "3"]
+        words += ["--pruning-after", "2", "--warm-up", "30"]
+        if base in FIXED:
+            words += ["--fix", *FIXED[base].split()]
+        lines = list(SPACE.get(base, []))
+        if name != base and base in LAMBDA_A:
+            lines.append(f'"objective.alignment.end" = {LAMBDA_A[base]}')
+        if lines:
+            space = options.out / "spaces" / f"{name}.toml"
+            space.parent.mkdir(parents=True, exist_ok=True)
+            space.write_text("\n".join(["[search]", *lines, ""]))
+            words += ["--config", space]
+        coterie("tune", split, "--model", name, "--out", folder, *words)
+        models = options.out / "models"
+        models.mkdir(exist_ok=True)
+        (models / f"{name}.toml").write_text((folder / "best.toml").read_text())
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.path = options, options.out
-        self.weak = options.dataset == "gowalla"
-        self.metric = TRAINING[options.dataset]["metric"]
-        self.grid = GOWALLA if self.weak else ML_1M
-        self.record: dict[str, Any] = {"tuning": {}, "runs": {}}
-        if self.path.exists():
-            self.record = json.loads(self.path.read_text())
-        self.record["machine"] = {
-            "cores": torch.get_num_threads(),
-            "cpu": torch.cpu.get_capabilities().get("cpu_name"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
 
-    def split(self, seed: int) -> Split:
-        """The data of one seed; Gowalla's test is the published one for all seeds."""
-        make: Callable[[Path, int], Split] = gowalla_split if self.weak else ml_1m_split
-        return make(self.options.data, seed)
-
-    def experiment(self, settings: Settings, seed: int, epochs: int) -> Experiment:
-        """The experiment of one trial or run."""
-        training: Settings = {"seed": seed, "epochs": epochs, **TRAINING[self.options.dataset]}
-        training |= {"evaluate_every": 5, "patience": 3 if self.weak else 4}
-        model = MODEL[self.options.dataset]
-        return Experiment.read({"model": model, "objective": settings, "training": training})
-
-    def kept(self, section: str, key: str, make: Callable[[], Any]) -> Any:
-        """The record under ``key``, made and saved if it is not there yet."""
-        if key not in self.record[section]:
-            start = time.perf_counter()
-            made = make()
-            made["seconds"] = time.perf_counter() - start
-            self.record[section][key] = made
-            with atomic_file(self.path) as aside:
-                aside.write_text(json.dumps(self.record, indent=1))
-        found = self.record[section][key]
-        shown = {k: v for k, v in found.items() if not isinstance(v, list | dict)}
-        console.print(section, key, shown)
-        return found
-
-    def trial(self, split: Split, settings: Settings) -> dict[str, Any]:
-        """Validation figure and best epoch of one candidate."""
-        experiment = self.experiment(settings, self.options.seeds[0], self.options.epochs)
-        result = train(split.train, split.validation, experiment)
-        return {"validation": result.best_value, "best_epoch": result.best_epoch}
-
-    def choose(self, name: str) -> tuple[Settings, int]:
-        """The candidate with the best validation figure, and its best number of epochs."""
-        split = self.split(self.options.seeds[0])
-        trials = [
-            self.kept("tuning", f"{name} {index}", partial(self.trial, split, settings))
-            for index, settings in enumerate(self.grid[name])
-        ]
-        best = int(np.argmax([trial["validation"] for trial in trials]))
-        return self.grid[name][best], trials[best]["best_epoch"]
-
-    def run(self, settings: Settings, epochs: int, seed: int) -> dict[str, Any]:
-        """Train and look at the test users, once.
-
-        MovieLens: to the best validation epoch. Gowalla: ``epochs`` epochs on all of the train set.
-        """
-        split = self.split(seed)
-        if self.weak:
-            experiment = self.experiment(settings, seed, epochs)
-            result = train(split.test.fold_in, None, experiment)
-        else:
-            experiment = self.experiment(settings, seed, self.options.epochs)
-            result = train(split.train, split.validation, experiment)
-        return self.figures(result.recommender, split) | {
-            "settings": settings,
-            "best_epoch": result.best_epoch,
-            "epochs": len(result.history),
-        }
-
-    def figures(self, recommender: Recommender, split: Split) -> dict[str, Any]:
-        """Test means by metric and cohort, and the per-user values for the paired test."""
-        found: Evaluation = evaluate(recommender, split.test)
-        return {
-            **{metric: found[metric] for metric in METRICS},
-            "cohorts": {
-                cohort.name: found.estimate(self.metric, cohort).to_dict()
-                for cohort in found.cohorts
-            },
-            "users": found.user_ids.to_list(),
-            "per_user": found.per_user[self.metric].round(6).tolist(),
-        }
-
-    def differences(self, name: str, baseline: str) -> dict[int, list[float]]:
-        """Per user, the differences ``name`` − ``baseline`` in each seed that tests that user."""
-        by_user: dict[int, list[float]] = {}
-        for seed in self.options.seeds:
-            ours, theirs = (self.record["runs"][f"{each} {seed}"] for each in (name, baseline))
-            rows = zip(ours["users"], ours["per_user"], theirs["per_user"], strict=True)
-            for user, mine, other in rows:
-                by_user.setdefault(user, []).append(mine - other)
-        return by_user
-
-    def compare(self, name: str, baseline: str) -> dict[str, Any]:
-        """Relative gain of ``name`` over ``baseline``, with two paired t-tests.
-
-        Over users: a user whom several seeds test counts once, with the mean difference. Over
-        seeds: one mean per seed.
-        """
-        per_user = [float(np.mean(found)) for found in self.differences(name, baseline).values()]
-        means = np.array(
-            [
-                [np.mean(self.record["runs"][f"{each} {seed}"]["per_user"]) for each in pair]
-                for seed in self.options.seeds
-                for pair in [(name, baseline)]
-            ]
-        )
-        several = len(means) > 1
-        return {
-            "metric": self.metric,
-            "gain": float(means[:, 0].mean() / means[:, 1].mean() - 1),
-            "p_users": float(stats.ttest_1samp(per_user, 0).pvalue),
-            "n_users": len(per_user),
-            "p_seeds": float(stats.ttest_rel(means[:, 0], means[:, 1]).pvalue) if several else None,
-            "seeds_won": int(np.sum(means[:, 0] > means[:, 1])),
-        }
-
-    def main(self) -> None:
-        """Tune, run, compare, print."""
-        for name in self.grid:
-            settings, epochs = self.choose(name)
-            for seed in self.options.seeds:
-                self.kept(
-                    "runs",
-                    f"{name} {seed}",
-                    partial(self.run, settings, epochs, seed),
-                )
-        names = list(self.grid)
-        self.record["comparisons"] = {
-            f"{name} / {baseline}": self.compare(name, baseline)
-            for baseline, name in pairwise(names)
-        }
-        with atomic_file(self.path) as aside:
-            aside.write_text(json.dumps(self.record, indent=1))
-        for name in names:
-            runs = [self.record["runs"][f"{name} {seed}"] for seed in self.options.seeds]
-            for metric in (
-                "recall_capped@20",
-                "recall_capped@50",
-                "ndcg@100",
-                "recall@20",
-                "ndcg@20",
-            ):
-                values = np.array([run[metric] for run in runs])
-                spread = values.std(ddof=1) if len(values) > 1 else float("nan")
-                print(f"{name:18} {metric:17} {values.mean():.4f} ± {spread:.4f} n={len(values)}")
-        print(json.dumps(self.record["comparisons"], indent=1))
+def compare(options: argparse.Namespace) -> None:
+    """Train what was found on each seed's split, and test."""
+    models = [
+        name if name in UNTUNED else str(options.out / "models" / f"{name}.toml")
+        for name in options.models
+    ]
+    data = prepared(options.data, options.out)
+    words = ["--baseline", options.baseline, "--seeds", *map(str, options.seeds), *HELD_OUT]
+    coterie("compare", "--data", data, "--models", *models, "--out", options.out / "table", *words)
 
 
 def main() -> None:
-    """Read the options and run the study."""
+    """Read the options and do the step."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("dataset", choices=["ml-1m", "gowalla"])
-    parser.add_argument("--data", type=Path, required=True, help="folder with ml-1m/ and gowalla/")
+    parser.add_argument("step", choices=["tune", "compare"])
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds ml-1m/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=200, help="most epochs of a run")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--models", nargs="+", default=[*VAES, *BASELINES])
+    parser.add_argument("--baseline", default="multi-vae")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    Study(options).main()
+    options.out.mkdir(parents=True, exist_ok=True)
+    (tune if options.step == "tune" else compare)(options)
 
 
 if __name__ == "__main__":

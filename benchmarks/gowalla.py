@@ -1,0 +1,238 @@
+"""Quality of Multi-VAE with and without PIA on Gowalla's published split.
+
+    python benchmarks/gowalla.py --data ../shared/data --out benchmarks/results/gowalla.json
+
+Every setting has the same number of tuning trials, on items of some users kept from the train set.
+The chosen values and number of epochs are then trained anew on all of the published train set, each
+seed drawing its own weights, and the published test set is looked at once. Finished trials and runs
+are kept in the output file, so that the script resumes.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from scipy import stats
+
+from coterie.data.parts import HeldOut, Split
+from coterie.data.readers import read_interactions
+from coterie.data.splits import given_split
+from coterie.evaluation.protocol import evaluate
+from coterie.evaluation.result import Evaluation
+from coterie.files import atomic_file
+from coterie.recommender import Recommender
+from coterie.training.config import Experiment
+from coterie.training.loop import train
+
+console = Console(stderr=True)
+Settings = dict[str, Any]
+VALIDATION_SAMPLE = 5000  # of Gowalla's users: validating all would take longer than an epoch
+METRICS = ("recall@20", "ndcg@20", "recall_capped@20", "recall_capped@50", "ndcg@100")
+
+
+def objective(keep: float, beta: float, lambda_a: float, ramp: float) -> Settings:
+    """Objective settings: ρ, the cap of β with its linear ramp in epochs, and λ_A."""
+    return {
+        "keep_probability": keep,
+        "beta": {"kind": "linear", "end": beta, "epochs": ramp},
+        "alignment": {"end": lambda_a},
+    }
+
+
+def shallow(beta: float, lambda_a: float) -> Settings:
+    """Gowalla's settings: ρ = 0.5 and no hidden layers (200 latents), which train fastest."""
+    return objective(0.5, beta, lambda_a, 10)
+
+
+GOWALLA: dict[str, list[Settings]] = {
+    "Multi-VAE": [shallow(beta, 0.0) for beta in (0.5, 1.0)],
+    "Multi-VAE + PIA": [shallow(1.0, lambda_a) for lambda_a in (0.1, 1.0)],
+}
+MODEL: Settings = {"hidden_dims": []}
+TRAINING: Settings = {"metric": "recall@20", "batch_size": 1000, "learning_rate": 3e-3}
+
+
+def gowalla_split(folder: Path, seed: int) -> Split:
+    """The published train and test; of some users 10 % of the train items are for validation."""
+    train_data, test = (
+        read_interactions(folder / "gowalla" / f"{part}.parquet") for part in ("train", "test")
+    )
+    split = given_split(train_data, test, validation_fraction=0.1, rng=seed)
+    some = np.sort(np.random.default_rng(seed).permutation(train_data.n_users)[:VALIDATION_SAMPLE])
+    held = split.validation
+    return replace(split, validation=HeldOut(held.fold_in.rows(some), held.held_out.rows(some)))
+
+
+class Study:
+    """Tuning, final runs and comparison of one data set's settings."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.path = options, options.out
+        self.metric = TRAINING["metric"]
+        self.grid = GOWALLA
+        self.record: dict[str, Any] = {"tuning": {}, "runs": {}}
+        if self.path.exists():
+            self.record = json.loads(self.path.read_text())
+        self.record["machine"] = {
+            "cores": torch.get_num_threads(),
+            "cpu": torch.cpu.get_capabilities().get("cpu_name"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+
+    def split(self, seed: int) -> Split:
+        """The data of one seed; the test part is the published one for all seeds."""
+        return gowalla_split(self.options.data, seed)
+
+    def experiment(self, settings: Settings, seed: int, epochs: int) -> Experiment:
+        """The experiment of one trial or run."""
+        training: Settings = {"seed": seed, "epochs": epochs, **TRAINING}
+        training |= {"evaluate_every": 5, "patience": 3}
+        return Experiment.read({"model": MODEL, "objective": settings, "training": training})
+
+    def kept(self, section: str, key: str, make: Callable[[], Any]) -> Any:
+        """The record under ``key``, made and saved if it is not there yet."""
+        if key not in self.record[section]:
+            start = time.perf_counter()
+            made = make()
+            made["seconds"] = time.perf_counter() - start
+            self.record[section][key] = made
+            with atomic_file(self.path) as aside:
+                aside.write_text(json.dumps(self.record, indent=1))
+        found = self.record[section][key]
+        shown = {k: v for k, v in found.items() if not isinstance(v, list | dict)}
+        console.print(section, key, shown)
+        return found
+
+    def trial(self, split: Split, settings: Settings) -> dict[str, Any]:
+        """Validation figure and best epoch of one candidate."""
+        experiment = self.experiment(settings, self.options.seeds[0], self.options.epochs)
+        result = train(split.train, split.validation, experiment)
+        return {"validation": result.best_value, "best_epoch": result.best_epoch}
+
+    def choose(self, name: str) -> tuple[Settings, int]:
+        """The candidate with the best validation figure, and its best number of epochs."""
+        split = self.split(self.options.seeds[0])
+        trials = [
+            self.kept("tuning", f"{name} {index}", partial(self.trial, split, settings))
+            for index, settings in enumerate(self.grid[name])
+        ]
+        best = int(np.argmax([trial["validation"] for trial in trials]))
+        return self.grid[name][best], trials[best]["best_epoch"]
+
+    def run(self, settings: Settings, epochs: int, seed: int) -> dict[str, Any]:
+        """Train ``epochs`` epochs on all of the train set, and look at the test once."""
+        split = self.split(seed)
+        result = train(split.test.fold_in, None, self.experiment(settings, seed, epochs))
+        return self.figures(result.recommender, split) | {
+            "settings": settings,
+            "best_epoch": result.best_epoch,
+            "epochs": len(result.history),
+        }
+
+    def figures(self, recommender: Recommender, split: Split) -> dict[str, Any]:
+        """Test means by metric and cohort, and the per-user values for the paired test."""
+        found: Evaluation = evaluate(recommender, split.test)
+        return {
+            **{metric: found[metric] for metric in METRICS},
+            "cohorts": {
+                cohort.name: found.estimate(self.metric, cohort).to_dict()
+                for cohort in found.cohorts
+            },
+            "users": found.user_ids.to_list(),
+            "per_user": found.per_user[self.metric].round(6).tolist(),
+        }
+
+    def differences(self, name: str, baseline: str) -> dict[int, list[float]]:
+        """Per user, the differences ``name`` − ``baseline`` in each seed that tests that user."""
+        by_user: dict[int, list[float]] = {}
+        for seed in self.options.seeds:
+            ours, theirs = (self.record["runs"][f"{each} {seed}"] for each in (name, baseline))
+            rows = zip(ours["users"], ours["per_user"], theirs["per_user"], strict=True)
+            for user, mine, other in rows:
+                by_user.setdefault(user, []).append(mine - other)
+        return by_user
+
+    def compare(self, name: str, baseline: str) -> dict[str, Any]:
+        """Relative gain of ``name`` over ``baseline``, with two paired t-tests.
+
+        Over users: a user whom several seeds test counts once, with the mean difference. Over
+        seeds: one mean per seed.
+        """
+        per_user = [float(np.mean(found)) for found in self.differences(name, baseline).values()]
+        means = np.array(
+            [
+                [np.mean(self.record["runs"][f"{each} {seed}"]["per_user"]) for each in pair]
+                for seed in self.options.seeds
+                for pair in [(name, baseline)]
+            ]
+        )
+        several = len(means) > 1
+        return {
+            "metric": self.metric,
+            "gain": float(means[:, 0].mean() / means[:, 1].mean() - 1),
+            "p_users": float(stats.ttest_1samp(per_user, 0).pvalue),
+            "n_users": len(per_user),
+            "p_seeds": float(stats.ttest_rel(means[:, 0], means[:, 1]).pvalue) if several else None,
+            "seeds_won": int(np.sum(means[:, 0] > means[:, 1])),
+        }
+
+    def main(self) -> None:
+        """Tune, run, compare, print."""
+        for name in self.grid:
+            settings, epochs = self.choose(name)
+            for seed in self.options.seeds:
+                self.kept(
+                    "runs",
+                    f"{name} {seed}",
+                    partial(self.run, settings, epochs, seed),
+                )
+        names = list(self.grid)
+        self.record["comparisons"] = {
+            f"{name} / {baseline}": self.compare(name, baseline)
+            for baseline, name in pairwise(names)
+        }
+        with atomic_file(self.path) as aside:
+            aside.write_text(json.dumps(self.record, indent=1))
+        for name in names:
+            runs = [self.record["runs"][f"{name} {seed}"] for seed in self.options.seeds]
+            for metric in (
+                "recall_capped@20",
+                "recall_capped@50",
+                "ndcg@100",
+                "recall@20",
+                "ndcg@20",
+            ):
+                values = np.array([run[metric] for run in runs])
+                spread = values.std(ddof=1) if len(values) > 1 else float("nan")
+                print(f"{name:18} {metric:17} {values.mean():.4f} ± {spread:.4f} n={len(values)}")
+        print(json.dumps(self.record["comparisons"], indent=1))
+
+
+def main() -> None:
+    """Read the options and run the study."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds gowalla/")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=200, help="most epochs of a run")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    Study(options).main()
+
+
+if __name__ == "__main__":
+    main()
