@@ -1,5 +1,6 @@
 """Classes of pairs by hand, shares of help, and which pairs are far but related."""
 
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 
@@ -91,6 +92,27 @@ def test_the_interval_of_the_global_share_covers_it_and_narrows() -> None:
     assert 0 <= low < found().global_share < high <= 1
     few, many = (measured(budget=Budget(seconds=s)).share_interval for s in (0.02, 1.0))
     assert many[1] - many[0] < few[1] - few[0]
+
+
+def test_the_interval_is_that_of_users_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same draws of users, and each pair as often as both of its users together were drawn."""
+    pairs, is_global = found().pairs, found().classes == CLASSES.index("global")
+    monkeypatch.setattr(module, "N_RESAMPLES", 150)
+    monkeypatch.setattr(module, "RESAMPLED_AT_ONCE", 7 * len(pairs.users))  # seven at once
+    low, high = module._bootstrap(pairs, is_global, torch.Generator().manual_seed(5))
+    known = np.unique(pairs.users).tolist()
+    drawn = torch.randint(
+        0, len(known), (150, len(known)), generator=torch.Generator().manual_seed(5)
+    )
+    shares = []
+    for row in drawn.tolist():
+        times = Counter(known[at] for at in row)
+        helps = [
+            times[u] * times[v] * max(-change, 0)
+            for (u, v), change in zip(pairs.users.tolist(), pairs.change.tolist(), strict=True)
+        ]
+        shares.append(np.sum(np.array(helps)[is_global]) / np.sum(helps))
+    assert (low, high) == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])))
 
 
 def test_no_help_is_no_share_and_an_empty_class_is_announced() -> None:

@@ -135,8 +135,30 @@ def test_a_model_without_facts_of_its_training(monkeypatch: pytest.MonkeyPatch) 
     known = recommender()
     bare = Recommender(known.model, known.item_ids, known.item_counts)
     diagnose(bare, small_split().train)
-    assert recorder.subjects[0].trained("beta") == 0
     assert recorder.subjects[0].titles == [str(i) for i in known.item_ids.ids.to_list()]
+    with_measures(monkeypatch, drift=Recorder(), effect=module._alignment_effect)
+    found = diagnose(bare, small_split().train, budget=SMALL)
+    assert "does not say with what λ_A and β it was trained" in found.skipped["effect"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "tau_is_one", "learnt"),
+    [
+        ({}, False, True),
+        ({"align_mean": False}, True, False),
+        ({"anchors": {"weighting": "inverse-popularity"}}, False, False),
+        ({"anchors": {"n_centroids": 2}}, False, False),
+        ({"anchors": {"kind": "decoder-tied"}}, False, True),
+    ],
+)
+def test_the_effect_of_variants_of_alignment(
+    monkeypatch: pytest.MonkeyPatch, objective: dict[str, Any], tau_is_one: bool, learnt: bool
+) -> None:
+    trained = run(experiment(objective=objective, epochs=1))
+    with_measures(monkeypatch, effect=module._alignment_effect)
+    figures = diagnose(trained.recommender, small_split().train, budget=SMALL).figures()["effect"]
+    assert (figures["tau"] == 1) is tau_is_one
+    assert ("distance_learnt" in figures) is learnt
 
 
 def test_what_makes_no_sense_is_skipped_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

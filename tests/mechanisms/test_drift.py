@@ -157,6 +157,16 @@ def test_cohorts_are_means_over_their_users() -> None:
     assert middle["relative_mask_variance"].item() == pytest.approx(relative)
 
 
+def test_the_error_of_one_user_is_not_known() -> None:
+    one_long = [[*range(12)][at % 4 : at % 4 + 6] for at in range(30)] + [[*range(20)]]
+    found = drift(linear_model(), interactions_of(one_long, N_ITEMS), k=3, generator=seeded())
+    row = found.to_frame().filter(users=1).row(0, named=True)
+    assert row["cohort"] == "11–50"
+    assert np.isnan(row["drift_se"])
+    assert np.isfinite(row["drift"])
+    found.plot().canvas.draw()
+
+
 def test_relative_variance_has_the_standard_error_of_a_ratio() -> None:
     rng, n = np.random.default_rng(0), 300
 

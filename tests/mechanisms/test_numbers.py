@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from coterie.mechanisms.numbers import number, percent, size, uncertain, with_errors
+from coterie.mechanisms.numbers import number, percent, signed, size, uncertain, with_errors
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,11 @@ def test_no_error_is_written_as_zero_and_none_loses_its_first_digit(exponent: in
 )
 def test_percentages(share: float, se: float, text: str) -> None:
     assert percent(share, se) == text
+
+
+def test_a_difference_has_a_sign() -> None:
+    texts = [signed(number(0.5)), signed(number(-0.5)), signed(percent(0.1)), signed(number(None))]
+    assert texts == ["+0.5", "−0.5", "+10.0%", "–"]
 
 
 @pytest.mark.parametrize(

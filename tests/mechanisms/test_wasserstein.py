@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -91,6 +92,14 @@ def test_point_posteriors_have_distances_too() -> None:
     np.testing.assert_array_equal(frame["w1_lower"], frame["w2"])
     transported = frame.drop_nulls("w1_transport")
     np.testing.assert_allclose(transported["w1_transport"], transported["w2"], rtol=1e-5)
+
+
+def test_it_says_how_latent_distance_follows_the_histories() -> None:
+    frame = measured().to_frame()
+    for sign, words in ((1, "closely follows"), (-1, "runs against")):
+        changed = frame.with_columns(w2=1000.0 + sign * pl.col("l1"))
+        text = replace(measured(), pairs=changed).sentence()
+        assert f"{words} the number of differing items" in text
 
 
 def test_equal_histories_have_no_ratio() -> None:

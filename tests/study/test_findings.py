@@ -1,6 +1,7 @@
 """The rules of the verdicts, on records whose right verdict is known by construction."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -76,6 +77,7 @@ def test_what_was_not_measured_is_unclear_and_says_so():
     assert by_name["masking-drifts"].verdict == "unclear"
     assert "was not measured" in by_name["masking-drifts"].sentence
     assert by_name["tau"].verdict == "unclear"
+    assert "not found for both" in by_name["tau"].sentence
 
 
 def test_numbers_of_a_finding():
@@ -115,6 +117,29 @@ def test_a_user_of_several_seeds_counts_once():
     longer = by_name["pia-helps-over-10"].figures
     assert longer["n_users"] == 2
     assert longer["difference"] == pytest.approx(0.02)
+
+
+def test_a_baseline_of_nothing_has_no_relative_gain():
+    (found,) = [
+        finding
+        for finding in decide(records(masking={"ndcg": 0.0}, pia={"ndcg": 0.2}), plan())
+        if finding.name == "pia-helps"
+    ]
+    assert found.verdict == "confirmed"
+    assert math.isnan(found.figures["gain"])
+    assert "That is" not in found.sentence
+    assert "Over 4 distinct test users" in found.sentence
+
+
+def test_sentences_have_true_minus_signs_and_no_nan():
+    worse = records(pia={"ndcg": 0.3, "drift": 0.1}, masking={"drift": 0.2})
+    by_name = {finding.name: finding for finding in decide(worse, plan())}
+    assert "difference −0.1, " in by_name["pia-helps"].sentence
+    assert "That is −25.0%. " in by_name["pia-helps"].sentence
+    one_seed = decide(records((0.01,), **AS_THE_PAPER_SAYS), plan())
+    bare = [record(key, seed) for seed in SEEDS for key in ("clean", "masking", "pia", "beta-5")]
+    for finding in [*by_name.values(), *one_seed, *decide(bare, plan())]:
+        assert not re.search(r"nan|[ (]-\d", finding.sentence), finding.sentence
 
 
 def test_no_beta_above_the_base_no_claim_about_collapse():

@@ -59,6 +59,7 @@ def test_summary_holds_the_same(study, written):
     assert text == markdown(study)
     assert all(finding.sentence in text for finding in study.findings)
     assert "| masking + PIA | 0.3210 ±0.0010 |" in text
+    assert "Information, in nats, is a lower bound" in text
 
 
 def test_results(study, written):

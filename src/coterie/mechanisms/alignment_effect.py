@@ -35,8 +35,10 @@ class AlignmentEffect(Measurement):
     ----------
     sample
         Users.
-    lambda_a, beta, gamma, keep_probability
-        What the model was trained with.
+    lambda_a, beta, gamma
+        What the model was trained with; λ_A is the weight of the pull of the mean.
+    keep_probability
+        ρ of the masks drawn here.
     user_ids, lengths
         External ids and history lengths ``[N]``.
     distance
@@ -157,7 +159,7 @@ class AlignmentEffect(Measurement):
         curvature = f"the mean curvature of {uncertain(self.curvature, self.curvature_se)} nats"
         if self.lambda_a == 0:
             return (
-                f"{text} The model was trained without alignment; with {curvature}, λ_A = "
+                f"{text} Training did not align the codes' means; with {curvature}, λ_A = "
                 f"{number(self.curvature / 2, 3)} would be predicted to halve the distance."
             )
         return (
@@ -234,9 +236,11 @@ def alignment_effect(
     user_items
         Histories over the model's items; users without any are left out.
     lambda_a
-        The λ_A that the model was trained with; 0 without alignment.
+        The λ_A that the model was trained with; 0 without alignment, or if that only shrank the
+        variance.
     anchors
-        Learnt anchors ``[I, K]``, if the model kept them (``Recommender.anchors``).
+        Learnt anchors ``[I, K]``, if the model kept them (``Recommender.anchors``) and was pulled
+        to their even mean over a history: not if it had weights, or several centroids per user.
     keep_probability
         ρ of the masks, in (0, 1].
     beta, gamma

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NEAREST, FAR = 0.05, 0.5  # quantiles of the L1 distance; the definitions are fixed
 CLASSES = (*COLLABORATION, "between")  # local, global, unrelated, and the rest
 N_RESAMPLES = 1000
+RESAMPLED_AT_ONCE = 1_000_000  # pairs × resamples in memory
 RELATED = 0.1  # of the global pairs; the texts say "the tenth"
 N_SHOWN = 10
 FEW_PAIRS = 30
@@ -334,11 +335,12 @@ def _bootstrap(
     drawn = torch.randint(0, n, (N_RESAMPLES, n), generator=generator)
     times = torch.zeros(N_RESAMPLES, n).scatter_add_(1, drawn, torch.ones(N_RESAMPLES, n)).numpy()
     u, v = place.reshape(-1, 2).T
-    weights = times[:, u] * times[:, v]  # [resamples, P]
     help_ = help_of(pairs)
-    total = weights @ help_
+    of_both = np.stack([help_, help_ * chosen], axis=1)
+    parts = np.array_split(times, -(-N_RESAMPLES * len(u) // RESAMPLED_AT_ONCE))
+    total, of_chosen = np.concatenate([(part[:, u] * part[:, v]) @ of_both for part in parts]).T
     if not (total > 0).any():
         return float("nan"), float("nan")
-    shares = (weights @ (help_ * chosen))[total > 0] / total[total > 0]
+    shares = of_chosen[total > 0] / total[total > 0]
     low, high = np.quantile(shares, [0.025, 0.975])
     return float(low), float(high)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, DataError, NotFittedError
@@ -45,11 +46,33 @@ class _Subject:
     def masked(self) -> dict[str, Any]:
         return {**self.common, "keep_probability": self.keep_probability}
 
+    @property
+    def objective(self) -> dict[str, Any]:
+        """What training minimised, as settings; :class:`ConfigError` if the model does not say."""
+        found: dict[str, Any] = self.recommender.metadata.get("experiment", {}).get("objective", {})
+        if not found:
+            raise ConfigError(
+                "The model does not say with what λ_A and β it was trained (its metadata holds no "
+                "experiment); call coterie.mechanisms.alignment_effect with them."
+            )
+        return found
+
     def trained(self, weight: str) -> float:
-        """The weight that training ended with; 0 where there was none or nothing is known of it."""
-        objective = self.recommender.metadata.get("experiment", {}).get("objective", {})
-        value = objective.get(weight) or 0.0
+        """The weight that training ended with; 0 where there was none."""
+        value = self.objective.get(weight) or 0.0
         return float(value["end"] if isinstance(value, dict) else value)
+
+    @property
+    def pull(self) -> float:
+        """λ_A, as far as it pulled the mean to the centroid."""
+        return self.trained("alignment") if self.objective.get("align_mean", True) else 0.0
+
+    @property
+    def anchors(self) -> Tensor | None:
+        """The learnt anchors, where a user's even mean of them is what training pulled to."""
+        used = self.objective.get("anchors", {})
+        even = used.get("weighting", "uniform") == "uniform" and used.get("n_centroids", 1) == 1
+        return self.recommender.anchors if even else None
 
     @property
     def titles(self) -> list[str]:
@@ -94,10 +117,10 @@ def _alignment_effect(of: _Subject) -> Measurement:
     return alignment_effect(
         of.recommender.vae,
         of.user_items,
-        lambda_a=of.trained("alignment"),
+        lambda_a=of.pull,
         beta=of.trained("beta"),
         gamma=of.trained("gamma"),
-        anchors=of.recommender.anchors,
+        anchors=of.anchors,
         **of.masked,
     )
 
@@ -197,7 +220,7 @@ def diagnose(
     ----------
     recommender
         Any VAE of coterie; of a baseline, what needs no latent vectors. Weights β, γ and λ_A are
-        read from its ``metadata["experiment"]``.
+        read from its ``metadata["experiment"]``; without it the effect of alignment is skipped.
     user_items
         Histories of any users; items that the model does not know are left out.
     seed

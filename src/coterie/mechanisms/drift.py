@@ -198,8 +198,8 @@ class Drift(Measurement):
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error; an error of 0 if there is one value only."""
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    """Mean and its standard error, which is NaN of one value only."""
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return float(values.mean()), float(error)
 
 

@@ -29,6 +29,7 @@ from coterie.mechanisms.measurement import (
     with_histories,
 )
 from coterie.mechanisms.neighbours import nearest_codes
+from coterie.mechanisms.numbers import percent
 from coterie.mechanisms.style import COLLABORATION, SEQUENTIAL, new_figure
 from coterie.models.vae import VAE
 
@@ -122,13 +123,13 @@ class LatentMap(Measurement):
 
     def sentence(self) -> str:
         """How far to trust the maps, and whether codes go by the history's length."""
-        kept = ", ".join(f"{100 * v:.0f} % ({k})" for k, v in self.neighbours_kept.items())
-        alike = ", ".join(f"{100 * v:.0f} % ({k})" for k, v in self.same_cohort.items())
+        kept = ", ".join(f"{percent(v)} ({k})" for k, v in self.neighbours_kept.items())
+        alike = ", ".join(f"{percent(v)} ({k})" for k, v in self.same_cohort.items())
         return (
             f"The map shows {self.sample}. Of a user's {N_NEIGHBOURS} nearest in the code, it "
             f"keeps {kept} among the {N_NEIGHBOURS} nearest on the map (at random "
-            f"{100 * self.neighbours_expected:.1f} %). In the code itself {alike} of them have a "
-            f"history of similar length (at random {100 * self.same_cohort_expected:.0f} %)."
+            f"{percent(self.neighbours_expected)}). In the code itself {alike} of them have a "
+            f"history of similar length (at random {percent(self.same_cohort_expected)})."
         )
 
     def warnings(self) -> list[str]:
@@ -180,7 +181,7 @@ class LatentMap(Measurement):
                 axis.set_xticks([])
                 axis.set_yticks([])
         for last, title in ((axes[n - 1], "items in history"), (axes[-1], "to the reference")):
-            last.legend(title=title, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            last.legend(title=title, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.6)
         return figure
 
 

@@ -26,7 +26,7 @@ def number(value: object, digits: int = 4) -> str:
     else:
         text, _, power = f"{value:.{digits}g}".partition("e")
         text += f"·10{str(int(power)).translate(RAISED)}" if power else ""
-    return _minus(text)
+    return minus(text)
 
 
 def uncertain(value: float, se: float) -> str:
@@ -47,9 +47,9 @@ def uncertain(value: float, se: float) -> str:
         return number(value)
     if se < FINEST:
         raised = str(power).translate(RAISED)
-        return _minus(f"({value / 10**power:,.0f} ± {se / 10**power:.0f})·10{raised}")
+        return minus(f"({value / 10**power:,.0f} ± {se / 10**power:.0f})·10{raised}")
     decimals = max(0, -power)
-    return _minus(f"{value:,.{decimals}f} ± {se:,.{decimals}f}")
+    return minus(f"{value:,.{decimals}f} ± {se:,.{decimals}f}")
 
 
 def percent(share: float, se: float = 0.0) -> str:
@@ -63,9 +63,9 @@ def percent(share: float, se: float = 0.0) -> str:
     if 0 < size < SMALLEST:
         return f"under {SMALLEST:g}%"
     if apart == 0:
-        return _minus(f"{100 * share:.0f}%")
+        return minus(f"{100 * share:.0f}%")
     decimals = 1 if apart >= 0.1 else min(4, -math.floor(math.log10(apart)))
-    return _minus(f"{100 * share:.{decimals}f}%")
+    return minus(f"{100 * share:.{decimals}f}%")
 
 
 def size(n_bytes: float) -> str:
@@ -97,5 +97,11 @@ def with_errors(values: Mapping[str, Any]) -> dict[str, str]:
     return shown
 
 
-def _minus(text: str) -> str:
+def signed(text: str) -> str:
+    """The text of a number with its sign, for differences: ``0.2`` becomes ``+0.2``."""
+    return f"+{text}" if text[0].isdigit() else text
+
+
+def minus(text: str) -> str:
+    """The text with true minus signs."""
     return text.replace("-", "−")

@@ -115,7 +115,7 @@ class Transfer(Measurement):
         near, far = rows.row(0, named=True), rows.row(-1, named=True)
         return (
             f"In this sample of {self.sample}, a step on a random other user lowers a user's loss "
-            f"in {percent(helped.mean(), error)} of {random.sum():,} pairs. "
+            f"in {percent(helped.mean(), error)} of {random.sum():,} random pairs. "
             f"{_checked(pairs, pairs.inside, 'inside the sharing radius')} "
             f"{_checked(pairs, pairs.certified, 'certified by their measured mismatches')} "
             f"The mean cosine of two users' gradients is "
@@ -230,11 +230,12 @@ def _share(hits: np.ndarray, flag: np.ndarray) -> float | None:
 
 
 def _checked(pairs: MeasuredPairs, flag: np.ndarray, words: str) -> str:
-    share = _share(pairs.improved, flag)
+    share, near = _share(pairs.improved, flag), int((~pairs.random).sum())
+    every = f"{len(flag):,} ({near:,} of them nearest neighbours)" if near else f"{len(flag):,}"
     if share is None:
-        return f"No pair of {len(flag):,} is {words}."
+        return f"No pair of {every} is {words}."
     exact = "all" if share == 1 else f"only {percent(share)}"
-    return f"{int(flag.sum()):,} of {len(flag):,} pairs are {words}; {exact} of them improved."
+    return f"{int(flag.sum()):,} of {every} pairs are {words}; {exact} of them improved."
 
 
 def transfer(

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_TRANSPORTS, TRANSPORT_DRAWS = 128, 64
+FOLLOWS = (  # rank correlations, and words for those above
+    (0.7, "closely follows"),
+    (0.3, "moderately follows"),
+    (-0.3, "hardly follows"),
+    (-2.0, "runs against"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +128,9 @@ class Wasserstein(Measurement):
         if np.isnan(at["rank_correlation"]):
             return f"{told} One of the two distances does not vary, so they cannot be correlated."
         size = at["rank_correlation"]
-        how = "closely" if size > 0.7 else "moderately" if size > 0.3 else "hardly"
+        how = next(words for above, words in FOLLOWS if size > above)
         return (
-            f"{told} Latent distance follows the number of differing items {how}: rank correlation "
+            f"{told} Latent distance {how} the number of differing items: rank correlation "
             f"{number(size, 2)} (95 % interval {number(at['rank_correlation_low'], 2)} to "
             f"{number(at['rank_correlation_high'], 2)}). Per differing item posteriors move apart "
             f"by {number(at['ratio_median'], 3)} at the median and up to "

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from coterie.evaluation.significance import PairedTest, differences_by_user, paired_t_test
+from coterie.mechanisms.numbers import minus, number, percent, signed
 from coterie.study.claims import Claim, claims
 from coterie.study.folder import NAN, RunRecord
 from coterie.study.settings import MASKING, METRIC, PIA, Plan
@@ -154,8 +155,8 @@ def _compared(claim: Claim, table: Records, plan: Plan) -> Finding:
     word = "higher" if claim.sign > 0 else "lower"
     first, second = plan[claim.of].label, plan[claim.against].label
     text = (
-        f"{claim.unit}: {first} {spread(ours)}, {second} {spread(theirs)}; difference "
-        f"{test.mean:+.4g}, {p_text(test)}, {word} in {won} of {test.n} seeds."
+        f"{claim.unit}: {spread(ours)} with {first}, {spread(theirs)} with {second}; difference "
+        f"{signed(number(test.mean))}, {p_text(test)}, {word} in {won} of {test.n} seeds."
     )
     figures = {
         "of": _mean(ours),
@@ -169,9 +170,10 @@ def _compared(claim: Claim, table: Records, plan: Plan) -> Finding:
     }
     if claim.measure == "test" and test.n:
         users, p_users = table.over_users(claim.of, claim.against, claim.cohort)
-        gain = figures["difference"] / figures["against"]
-        shown = f"p = {p_users:.2g}" if not p_users < 1e-4 else "p < 0.0001"
-        text += f" That is {gain:+.1%}; over {users:,} distinct test users {shown}."
+        gain = figures["difference"] / figures["against"] if figures["against"] else NAN
+        shown = f"p = {number(p_users, 2)}" if not p_users < 1e-4 else "p < 0.0001"
+        text += "" if np.isnan(gain) else f" That is {signed(percent(gain))}."
+        text += f" Over {users:,} distinct test users {shown}."
         figures |= {"gain": gain, "n_users": float(users), "p_users": p_users}
     if not test.n:
         text = f"{claim.unit}: it was not measured for both {first} and {second}."
@@ -207,17 +209,20 @@ def _predicted(table: Records, plan: Plan) -> list[Finding]:
         )
         test = paired(np.log(measured) - power * np.log(tau))
         symbol = "τ²" if power == 2 else "τ"
+        ratio, low, high = (float(np.exp(of)) for of in (test.mean, test.low, test.high))
+        interval = f" (95 % interval {number(low, 3)} to {number(high, 3)})" if test.n > 1 else ""
         sentence = (
             f"At λ_A = {lambda_a:g}: measured {spread(measured)}, predicted {spread(tau**power)}; "
-            f"measured / predicted {np.exp(test.mean):.3g} (95 % interval "
-            f"{np.exp(test.low):.3g} to {np.exp(test.high):.3g}), {p_text(test)}."
+            f"measured / predicted {number(ratio, 3)}{interval}, {p_text(test)}."
         )
+        if not test.n:
+            sentence = "Measured and predicted values were not found for both settings."
         figures = {
             "measured": _mean(measured),
             "predicted": _mean(tau**power),
-            "ratio": float(np.exp(test.mean)),
-            "low": float(np.exp(test.low)),
-            "high": float(np.exp(test.high)),
+            "ratio": ratio,
+            "low": low,
+            "high": high,
             "p": test.p,
             "n_seeds": float(test.n),
         }
@@ -240,9 +245,9 @@ def spread(values: np.ndarray) -> str:
         return "–"
     mean, deviation = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
     if deviation == 0:
-        return f"{mean:.4g}" + (" ±0" if len(values) > 1 else "")
+        return minus(f"{mean:.4g}") + (" ±0" if len(values) > 1 else "")
     digits = int(np.clip(1 - np.floor(np.log10(deviation)), 0, 6))
-    return f"{mean:.{digits}f} ±{deviation:.{digits}f}"
+    return minus(f"{mean:.{digits}f} ±{deviation:.{digits}f}")
 
 
 def p_text(test: PairedTest) -> str:

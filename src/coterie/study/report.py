@@ -36,6 +36,10 @@ CAPTIONS = {
     "sensitivity": "Sensitivity to β, ρ and λ_A",
     "ablation": "The parts of PIA alone",
 }
+BOUND = (
+    "Information, in nats, is a lower bound: its estimate cannot exceed the logarithm of the "
+    "number of users it is made from."
+)
 EXTRAS = {"jinja2": "Jinja2", "matplotlib": "matplotlib", "openTSNE": "openTSNE", "ot": "POT"}
 
 
@@ -97,7 +101,7 @@ def sections(study: Study, latent: Measurement | None) -> list[Section]:
         Section(
             "By setting",
             "settings",
-            (f"Mean ± standard deviation over {study.span}.",),
+            (f"Mean ± standard deviation over {study.span}. {BOUND}",),
             (Table.of_frame("Headline figures", study.by_setting()),),
         ),
     ]
@@ -122,7 +126,8 @@ def markdown(study: Study, latent: Measurement | None = None) -> str:
     lines = [f"# {TITLE}", "", _lead(study), "", "## What was found", "", tally(study.findings), ""]
     lines += _pipes(("claim", "verdict", "numbers"), _rows(study.findings))
     frame = study.by_setting()
-    lines += ["", "## By setting", "", f"Mean ± standard deviation over {study.span}.", ""]
+    spans = f"Mean ± standard deviation over {study.span}. {BOUND}"
+    lines += ["", "## By setting", "", spans, ""]
     lines += _pipes(frame.columns, [[str(cell) for cell in row] for row in frame.iter_rows()])
     if latent is not None:
         lines += ["", f"## {latent.title}", "", latent.sentence()]
@@ -171,8 +176,8 @@ def _about(study: Study) -> Section:
             str(record.seed),
             number(record.values["best_epoch"]),
             number(record.beta),
-            number(record.metric(METRIC)),
-            number(record.seconds),
+            f"{record.metric(METRIC):.4f}",
+            f"{record.seconds:.0f}",
         )
         for record in study.records
     ]
