@@ -2,7 +2,8 @@
 
     python benchmarks/rivals/run_all.py --data /tmp/small --out /tmp/results --rounds 3 --epochs 5
 
-Our own: `--ours "python benchmarks/run_coterie.py"`.
+Our own: `--ours "python benchmarks/run_coterie.py"`. `--model recvae` has RecVAE trained, an epoch
+of which is a set of 3 encoder epochs and 1 decoder epoch, by the rivals that have one.
 
 Each run is a process of its own, in the environment that setup.sh made, on the CPU. `--ours` is
 given the same options as a rival's runner and must write the same result file; it may be repeated.
@@ -24,6 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RIVALS = ("plain", "recbole", "recpack", "cornac", "recommenders", "implicit")
+HAVE_RECVAE = ("plain", "recbole", "recpack", "cornac")
 FIGURES = (
     "epoch_seconds_median",
     "epoch_seconds_best",
@@ -46,7 +48,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder made by shapes.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result files")
-    parser.add_argument("--rivals", nargs="*", default=list(RIVALS), choices=RIVALS)
+    parser.add_argument("--model", choices=("multi-vae", "recvae"), default="multi-vae")
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, help="all that have the model")
     parser.add_argument("--ours", action="append", default=[], metavar="COMMAND")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=3)
@@ -54,7 +57,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--topk-users", type=int, default=2_000)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--timeout", type=float, default=3_600, help="seconds for one run")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    able = HAVE_RECVAE if arguments.model == "recvae" else RIVALS
+    if arguments.rivals is None:
+        arguments.rivals = able
+    if unable := set(arguments.rivals) - set(able):
+        parser.error(f"no {arguments.model} in {', '.join(sorted(unable))}")
+    return arguments
 
 
 def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
@@ -86,6 +95,7 @@ def run_once(
     out = (arguments.out / f"{name}-{turn}.json").resolve()
     out.unlink(missing_ok=True)
     options = {
+        "--model": arguments.model,
         "--data": arguments.data.resolve(),
         "--out": out,
         "--epochs": arguments.epochs,

@@ -1,9 +1,10 @@
-"""RecPack MultVAE, through its own `fit` and `predict`, keeping the last model.
+"""RecPack MultVAE or RecVAE, through its own `fit` and `predict`, keeping the last model.
 
 An epoch's time is that of `_train_epoch`: listing and shuffling the users, batches, steps. The
 evaluation that `fit` runs after each epoch is left out (it gets one user). RecPack wants training
 and validation matrices of one shape, so validation users are extra rows, empty in training.
-With `--max-steps` only the users of that many batches keep their rows.
+With `--max-steps` only the users of that many batches keep their rows. RecVAE as shipped drops
+half of the input in the decoder's epoch too, and draws z a second time for the KL term.
 """
 
 # The library is installed in an environment of its own only, so its types are unknown here.
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from recpack.algorithms import MultVAE
+from recpack.algorithms import MultVAE, RecVAE
 from recpack.util import get_top_K_ranks
 from scipy import sparse
 
@@ -27,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import contest
 
 
-class TimedMultVAE(MultVAE):
-    """RecPack's class with a clock around its training epoch."""
+class Timed:
+    """Puts a clock around the training epoch (of RecVAE: set) of the RecPack class behind it."""
 
     clock: contest.EpochClock
     train_loss: list[float]
@@ -40,6 +41,14 @@ class TimedMultVAE(MultVAE):
         return losses
 
 
+class TimedMultVAE(Timed, MultVAE):
+    """RecPack's MultVAE, timed."""
+
+
+class TimedRecVAE(Timed, RecVAE):
+    """RecPack's RecVAE, timed."""
+
+
 def place(matrix: sparse.csr_matrix, rows: np.ndarray, users: int) -> sparse.csr_matrix:
     """Put the rows of `matrix` at `rows` of a matrix with `users` rows."""
     coo = matrix.tocoo()
@@ -47,7 +56,7 @@ def place(matrix: sparse.csr_matrix, rows: np.ndarray, users: int) -> sparse.csr
     return sparse.csr_matrix((coo.data, (np.asarray(rows)[coo.row], coo.col)), shape)
 
 
-def recommend(model: MultVAE, histories: sparse.csr_matrix) -> sparse.csr_matrix:
+def recommend(model: MultVAE | RecVAE, histories: sparse.csr_matrix) -> sparse.csr_matrix:
     """Ranks 1..100 of unseen items, in the steps of RecPack's pipeline: predict, remove, rank."""
     # Only with this limit on does prediction fit in memory; the seen items may fill it up.
     model.predict_topK = contest.K + int(np.diff(histories.indptr).max())
@@ -65,9 +74,38 @@ def ranked_lists(ranks: sparse.csr_matrix) -> np.ndarray:
     return lists
 
 
+def build_model(options: contest.Options, data: contest.BenchmarkData) -> MultVAE | RecVAE:
+    """Make the model with the task's settings; the rest is left at RecPack's defaults."""
+    shared = {
+        "batch_size": contest.BATCH,
+        "max_epochs": options.epochs,
+        "seed": options.seed,
+        "dim_bottleneck_layer": contest.LATENT,
+        "dim_hidden_layer": contest.HIDDEN,
+        "dropout": contest.DROPOUT,
+        "keep_last": True,  # with torch >= 2.6 it cannot load its best model
+        "predict_topK": contest.K,
+    }
+    if options.model == "recvae":
+        return TimedRecVAE(
+            learning_rate=contest.RECVAE_LEARNING_RATE,
+            gamma=contest.GAMMA,
+            n_enc_epochs=contest.ENCODER_EPOCHS,
+            n_dec_epochs=contest.DECODER_EPOCHS,
+            **shared,
+        )
+    return TimedMultVAE(
+        learning_rate=contest.LEARNING_RATE,
+        max_beta=contest.ANNEAL_CAP,
+        # Its ramp is step / anneal_steps with no cap before the end, then the cap.
+        anneal_steps=contest.anneal_steps(options, data),
+        **shared,
+    )
+
+
 def main() -> None:
     """Train, evaluate, write the result."""
-    options = contest.parse_options(__doc__)
+    options = contest.parse_options(__doc__, ("multi-vae", "recvae"))
     logging.getLogger("recpack").setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
     start = time.perf_counter()
@@ -77,20 +115,7 @@ def main() -> None:
     kept = min(users, contest.steps_to_run(options, data) * contest.BATCH)
     train = place(data.train[:kept], np.arange(kept), total)
     one = [place(part[:1], np.array([users]), total) for part in (data.fold_in, data.held_out)]
-    model = TimedMultVAE(
-        batch_size=contest.BATCH,
-        max_epochs=options.epochs,
-        learning_rate=contest.LEARNING_RATE,
-        seed=options.seed,
-        dim_bottleneck_layer=contest.LATENT,
-        dim_hidden_layer=contest.HIDDEN,
-        max_beta=contest.ANNEAL_CAP,
-        # Its ramp is step / anneal_steps with no cap before the end, then the cap.
-        anneal_steps=contest.anneal_steps(options, data),
-        dropout=contest.DROPOUT,
-        keep_last=True,  # with torch >= 2.6 it cannot load its best model
-        predict_topK=contest.K,
-    )
+    model = build_model(options, data)
     model.clock = clock = contest.EpochClock.of(options, data)
     model.train_loss = []
     setup_seconds = time.perf_counter() - start
@@ -101,7 +126,7 @@ def main() -> None:
     contest.write_result(
         options,
         data,
-        library="RecPack MultVAE",
+        library=f"RecPack {options.model}",
         version=version("recpack"),
         framework=f"torch {torch.__version__}",
         clock=clock,
