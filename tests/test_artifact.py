@@ -221,7 +221,9 @@ def test_a_wrong_tensor_is_named(saved, change, message, verify):
     [
         (lambda m: m.update(format="coterie-split"), "expected coterie-model version 1, got"),
         (lambda m: m.update(version=2), "got coterie-model version 2"),
-        (lambda m: m.pop("files"), "is damaged"),
+        (lambda m: m.pop("files"), "is damaged: it lacks 'files'"),
+        (lambda m: m.pop("version"), "is damaged: it lacks 'version'"),
+        (lambda m: m.pop("sizes"), "is damaged: it lacks 'sizes'"),
         (lambda m: m.update(files=[]), "is damaged"),
         (lambda m: m.update(files={"model.safetensors": 3}), "is damaged"),
         (lambda m: m.update(files={}), "does not name model.safetensors"),

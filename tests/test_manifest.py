@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coterie.errors import ArtifactError
-from coterie.manifest import MANIFEST, read_manifest, write_manifest
+from coterie.manifest import MANIFEST, needs, read_json, read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -78,3 +78,36 @@ def test_names_that_leave_the_folder_are_refused(folder: Path) -> None:
     (folder.parent / "a.bin").write_bytes(b"12345")
     with pytest.raises(ArtifactError, match="which is not there"):
         read(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "it is no valid JSON from line 1, column 2 on"),
+        ('{"format": 1,\n "version" 3}', "it is no valid JSON from line 2, column 12 on"),
+        ("[" * 100_000, "it is no valid JSON"),
+        ("[]", "it must hold a table, {…}"),
+        ("{}", "it lacks 'format', 'version', 'files'"),
+        ('{"format": "coterie-test", "files": {}}', "it lacks 'version'"),
+        (
+            '{"format": "coterie-test", "version": 3, "files": {"a.bin": {"bytes": 5}}}',
+            "'files' must give the 'bytes' and 'sha256' of each file",
+        ),
+    ],
+)
+def test_damage_is_told_in_words(text: str, why: str, folder: Path) -> None:
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(ArtifactError) as caught:
+        read(folder)
+    assert str(caught.value) == f"{folder / MANIFEST} is damaged: {why}."
+
+
+def test_json_of_any_kind(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    with pytest.raises(ArtifactError, match="cannot be read: No such file"):
+        read_json(file)
+    file.write_text('{"a": 1}')
+    assert read_json(file) == {"a": 1}
+    needs(file, {"a": 1}, ["a"])
+    with pytest.raises(ArtifactError, match="it lacks 'b', 'c'"):
+        needs(file, {"a": 1}, ["a", "b", "c"])

@@ -22,7 +22,7 @@ from torch import Tensor
 from coterie.data.ids import IdMap
 from coterie.errors import ArtifactError, ConfigError, DataError
 from coterie.files import atomic_folder
-from coterie.manifest import MANIFEST, read_manifest, write_manifest
+from coterie.manifest import MANIFEST, needs, read_manifest, write_manifest
 from coterie.models.baselines import METHODS
 from coterie.models.config import ModelConfig
 from coterie.models.model import Model
@@ -33,7 +33,7 @@ FORMAT_VERSION = 1
 WEIGHTS, IDS, TABLE = "model.safetensors", "items.parquet", "item_table.parquet"
 MODEL, COUNTS, ANCHORS = "model.", "item_counts", "anchors"
 SAFETENSORS_NAME = {torch.float32: "F32", torch.int32: "I32", torch.int64: "I64"}
-NEEDED = ("n_items", "model", "tensors", "metadata", "versions")
+NEEDED = ("n_items", "model", "sizes", "tensors", "metadata", "versions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def read_artifact(path: Path, *, device: torch.device, verify: bool) -> Artifact
     """
     manifest = _manifest(path, verify=verify)
     n_items = manifest["n_items"]
-    model = _empty_model(path, manifest["model"], n_items, manifest.get("sizes", {}))
+    model = _empty_model(path, manifest["model"], n_items, manifest["sizes"])
     item_ids = _item_ids(path, n_items)
     table = path / TABLE
     items = _parquet(table) if TABLE in manifest["files"] else None
@@ -127,16 +127,11 @@ def _spec(tensor: Tensor) -> dict[str, Any]:
 
 def _manifest(path: Path, *, verify: bool) -> dict[str, Any]:
     file = path / MANIFEST
-    try:
-        manifest = read_manifest(path, FORMAT, FORMAT_VERSION, verify=verify)
-        lacking = [key for key in NEEDED if key not in manifest]
-        if lacking:
-            raise ArtifactError(f"{file} is damaged: it lacks {', '.join(map(repr, lacking))}.")
-        for name in (WEIGHTS, IDS):
-            if name not in manifest["files"]:
-                raise ArtifactError(f"{file} does not name {name}, which a model needs.")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{file} is damaged: {error!r}.") from error
+    manifest = read_manifest(path, FORMAT, FORMAT_VERSION, verify=verify)
+    needs(file, manifest, NEEDED)
+    for name in (WEIGHTS, IDS):
+        if name not in manifest["files"]:
+            raise ArtifactError(f"{file} does not name {name}, which a model needs.")
     n_items = manifest["n_items"]
     if not isinstance(n_items, int) or n_items < 0:
         raise ArtifactError(f"{file}: 'n_items' must be a count, got {n_items!r}.")

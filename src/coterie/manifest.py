@@ -1,13 +1,14 @@
 """The JSON manifest inside every folder that coterie writes: format, version, sizes, hashes."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from coterie.errors import ArtifactError
 from coterie.files import MANIFEST, sha256
 
-__all__ = ["MANIFEST", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "needs", "read_json", "read_manifest", "write_manifest"]
 
 
 def write_manifest(folder: Path, format_: str, version: int, facts: dict[str, Any]) -> None:
@@ -33,22 +34,18 @@ def read_manifest(path: Path, format_: str, version: int, *, verify: bool) -> di
     if not file.is_file():
         what = "is not a folder that coterie wrote" if path.exists() else "does not exist"
         raise ArtifactError(f"{path} {what}: {file.name} is missing.")
+    manifest = read_json(file)
+    needs(file, manifest, ("format", "version", "files"))
+    found = (manifest["format"], manifest["version"])
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
-        found = (manifest["format"], manifest["version"])
         files = {
             str(name): (int(facts["bytes"]), str(facts["sha256"]))
             for name, facts in manifest["files"].items()
         }
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise ArtifactError(f"{file} is damaged: {error!r}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ArtifactError(
+            f"{file} is damaged: 'files' must give the 'bytes' and 'sha256' of each file."
+        ) from error
     if found != (format_, version):
         raise ArtifactError(
             f"{file}: expected {format_} version {version}, got {found[0]} version {found[1]}."
@@ -65,3 +62,32 @@ def read_manifest(path: Path, format_: str, version: int, *, verify: bool) -> di
         if verify and sha256(part) != hash_:
             raise ArtifactError(f"{part} was edited: its SHA-256 is not the manifest's.")
     return manifest
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The table that a JSON file of coterie holds.
+
+    Raises
+    ------
+    ArtifactError
+        It cannot be read, or holds something else; the message says what.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{file} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        where = ""
+        if isinstance(error, json.JSONDecodeError):
+            where = f" from line {error.lineno}, column {error.colno} on"
+        raise ArtifactError(f"{file} is damaged: it is no valid JSON{where}.") from error
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{file} is damaged: it must hold a table, {{…}}.")
+    return values
+
+
+def needs(file: Path, values: dict[str, Any], keys: Iterable[str]) -> None:
+    """Raise :class:`ArtifactError` that names those of ``keys`` that ``values`` lacks."""
+    lacking = [repr(key) for key in keys if key not in values]
+    if lacking:
+        raise ArtifactError(f"{file} is damaged: it lacks {', '.join(lacking)}.")

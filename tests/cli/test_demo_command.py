@@ -1,5 +1,10 @@
 """``coterie demo``, shortened, and what it leaves can be used by the other commands."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from coterie.cli import demo
@@ -52,3 +57,25 @@ def test_seed_out_of_range_leaves_nothing(seed, coterie, tmp_path):
     assert ended.code == 2
     assert "seed" in ended.message()
     assert not (tmp_path / "d").exists()
+
+
+def test_what_to_try_works_as_printed(coterie, tmp_path, monkeypatch):
+    """Here without an activated environment: not even the command is on the path."""
+    folder = Path(sys.executable).parent
+    elsewhere = [p for p in os.environ["PATH"].split(os.pathsep) if Path(p) != folder]
+    monkeypatch.setenv("PATH", os.pathsep.join(elsewhere))
+    monkeypatch.chdir(tmp_path)
+    printed = coterie("demo", "--out", "my demo").out
+    info, evaluate, recommend = printed.partition("Try:\n")[2].splitlines()
+    assert ("info" in info, "evaluate" in evaluate) == (True, True)
+    done = subprocess.run(recommend, shell=True, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "The " in done.stdout
+
+
+def test_an_activated_environment_needs_no_path(tmp_path, monkeypatch):
+    (tmp_path / "coterie").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lines = demo._where(Path("my demo")).splitlines()[1:]
+    assert lines[0] == "  coterie info 'my demo/multi-vae-pia'"
+    assert all(line.startswith("  coterie ") for line in lines)

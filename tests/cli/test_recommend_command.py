@@ -3,6 +3,7 @@
 import polars as pl
 import pytest
 
+from coterie.data.parts import Split
 from coterie.recommender import Recommender
 
 
@@ -31,15 +32,23 @@ def test_unknown_items_strictly(coterie, workspace):
     ended = coterie("recommend", workspace.run, "--history", "1001", "777", "--strict")
     assert ended.code == 2
     assert "777" in ended.message()
+    assert "Leave them out, or leave out --strict to go on without them." in ended.message()
+    twisted = coterie("recommend", workspace.run, "--history", "1001", "--strict", "777")
+    assert (twisted.code, twisted.message()) == (2, "unexpected argument 777")
+
+
+def test_an_empty_id_is_quoted(coterie, workspace):
+    ended = coterie("recommend", workspace.run, "--history", "", "-k", 1)
+    assert ended.err == "coterie: the model does not know these item ids: ''\n"
 
 
 def test_no_history_gives_the_popular(coterie, workspace):
-    ended = coterie("recommend", workspace.run, "--json", "-k", 3)
+    ended = coterie("recommend", workspace.run, "--json", "-k", 3, "--history")
     counts = Recommender.load(workspace.run / "model")
     best = counts.item_ids.to_ids(counts.item_counts.argsort(kind="stable")[::-1][:1])[0]
     assert ended.json()["fallback"] is True
     assert ids(ended)[0] == best
-    assert "Most popular" in coterie("recommend", workspace.run).out
+    assert "Most popular" in coterie("recommend", workspace.run, "--history").out
 
 
 def test_allow_and_deny_by_file(coterie, workspace, tmp_path):
@@ -77,6 +86,8 @@ def test_many_users(source, coterie, workspace, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        ([], "Say for whom: --history"),
+        (["--deny", "1001"], "Say for whom: --history"),
         (["--data", "x"], "belong together"),
         (["--out", "x.parquet"], "belong together"),
         (["--data", "x", "--out", "y.parquet", "--history", "1"], "one of the two"),
@@ -112,3 +123,23 @@ def test_lists_are_written_as_parquet_only(coterie, workspace, tmp_path):
     assert ended.code == 2
     assert "must end in .parquet" in ended.message()
     assert not (tmp_path / "l.csv").exists()
+
+
+def test_a_split_is_answered_with_its_parts(coterie, workspace, tmp_path):
+    run = ("recommend", workspace.run, "--out", tmp_path / "lists.parquet", "--data")
+    ended = coterie(*run, workspace.split)
+    assert ended.code == 2
+    told, _, parts = ended.message().rstrip(".").partition("parts: ")
+    assert told == f"{workspace.split} is a split; give one of its "
+    for part in parts.split(", "):
+        assert coterie(*run, part, "--overwrite").code == 0
+    test = parts.split(", ")[0]
+    facts = coterie(*run, test, "--overwrite", "--json").json()
+    assert facts["users"] == Split.open(workspace.split).test.n_users
+
+
+def test_no_model_is_said_so(coterie, tmp_path):
+    ended = coterie("recommend", tmp_path / "nope", "--history", "1")
+    assert ended.code == 2
+    expected = f"There is no model at {tmp_path / 'nope'}, which does not exist; `coterie train` "
+    assert ended.message().startswith(expected)

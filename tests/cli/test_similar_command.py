@@ -1,5 +1,8 @@
 """``coterie similar``: neighbours by anchors or decoder."""
 
+import pytest
+
+from coterie.errors import NotFittedError
 from coterie.recommender import Recommender
 
 
@@ -23,3 +26,14 @@ def test_unknown(coterie, workspace):
     assert ended.code == 2
     assert "777" in ended.message()
     assert coterie("similar", workspace.run, "1001", "777", "--strict").code == 2
+
+
+def test_what_to_say_instead_is_a_flag_here_and_an_argument_in_python(coterie, workspace, tmp_path):
+    recommender = Recommender.load(workspace.run / "model")
+    recommender.anchors = None
+    path = recommender.save(tmp_path / "model")
+    ended = coterie("similar", path, 1001, "--source", "anchors")
+    assert ended.code == 2
+    assert ended.message().endswith("it was trained without alignment. Say --source decoder.")
+    with pytest.raises(NotFittedError, match='Pass source="decoder"'):
+        recommender.similar_items([1001], source="anchors")

@@ -330,3 +330,80 @@ def test_an_unknown_model_in_the_file_names_the_nearest(coterie, workspace, tmp_
     ended = coterie("train", workspace.split, "--out", tmp_path / "run", "--config", config)
     assert ended.code == 2
     assert "did you mean 'recvae+pia'" in " ".join(ended.message().split())
+
+
+# ---- what the result says, and what cannot be continued
+
+
+def test_a_best_epoch_that_is_the_last_asks_for_more(coterie, workspace, tmp_path):
+    run = tmp_path / "run"
+    first = coterie("train", workspace.split, "--out", run, "--epochs", 1, *SMALL, *HERE)
+    more = next(line for line in first.out.splitlines() if line.startswith("The best epoch"))
+    told, _, command = more.partition(": coterie ")
+    assert told == "The best epoch is the last: more may help"
+    assert coterie(*command.split(), "--json").json()["epochs"] == 2
+
+
+def test_an_earlier_best_epoch_asks_for_nothing(coterie, workspace, tmp_path):
+    run = tmp_path / "run"
+    flags = ("--epochs", 30, "--patience", 2, "--learning-rate", 0.05, *SMALL, *HERE)
+    ended = coterie("train", workspace.split, "--out", run, *flags)
+    facts = coterie("info", run, "--json").json()
+    assert facts["best_epoch"] < facts["epochs"]
+    assert "more may help" not in ended.out
+
+
+def test_without_its_settings_a_run_needs_them_again(coterie, workspace, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workspace.run, run)
+    (run / "settings.json").unlink()
+    ended = coterie("train", "--resume", "--out", run)
+    assert ended.code == 2
+    assert f"{run / 'settings.json'} is missing; name the split, and the flags" in ended.message()
+    same = ("--epochs", 2, "--lambda-a", 0.5, *SMALL, *HERE)
+    assert coterie("train", workspace.split, "--resume", "--out", run, *same).code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{}", "it lacks 'split', 'experiment', 'run'"),
+        ('{"split": "x", "run": {}}', "it lacks 'experiment'"),
+        ("{", "it is no valid JSON from line 1, column 2 on"),
+    ],
+)
+def test_damaged_settings_are_explained(text, why, coterie, workspace, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workspace.run, run)
+    (run / "settings.json").write_text(text)
+    ended = coterie("train", "--resume", "--out", run)
+    assert ended.code == 2
+    assert why in ended.message()
+
+
+@pytest.mark.parametrize("with_split", [False, True])
+def test_a_baseline_is_not_resumed(with_split, coterie, workspace, tmp_path):
+    run = tmp_path / "run"
+    assert coterie("train", workspace.split, "--model", "ease", "--out", run).code == 0
+    before = contents(run)
+    named = (workspace.split,) if with_split else ()
+    ended = coterie("train", *named, "--resume", "--out", run)
+    assert ended.code == 2
+    assert ended.message() == f"{run}: ease was fitted in one go; there is nothing to resume."
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--lambda-a", -1), "--lambda-a (objective.alignment.end): Input should be"),
+        (("--seed", -1), "--seed (training.seed): Input should be"),
+        (("--prior.weights", 2, 3, 4), "--prior.weights (model.prior.weights.0): Input should be"),
+        (("--metric", "ndcg"), "--metric (training.metric): a metric reads name@cut"),
+    ],
+)
+def test_mistakes_name_the_flag(flags, expected, coterie, workspace, tmp_path):
+    ended = coterie("train", workspace.split, "--out", tmp_path / "run", *flags)
+    assert ended.code == 2
+    assert ended.message().startswith(expected)
+    assert "Value error" not in ended.message()

@@ -305,10 +305,15 @@ def test_a_wrong_column_name_lists_what_is_there(tmp_path: Path) -> None:
         read_interactions(path, options=PrepareOptions(user="item_id"))
 
 
-def test_missing_files_are_errors_that_list_what_is_beside(tmp_path: Path) -> None:
+def test_missing_files_are_errors_that_list_what_is_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, "rating.csv", TEXT)
     with pytest.raises(DataError, match=r"does not exist; .* holds: rating\.csv"):
         read_interactions(tmp_path / "ratings.csv")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"^nope\.csv does not exist; this folder holds: rating"):
+        read_interactions("nope.csv")
     with pytest.raises(DataError, match="there is no folder"):
         read_interactions(tmp_path / "no" / "ratings.csv")
     with pytest.raises(DataError, match="no folder of Parquet parts"):

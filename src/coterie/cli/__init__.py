@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, UnusedCliTokensError
 
 from coterie.cli.app import app
 from coterie.errors import CoterieError
@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = app(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
+    except UnusedCliTokensError as error:
+        return _fail(f"unexpected argument {' '.join(error.unused_tokens or ())}", 2)
     except CycloptsError as error:
         return _fail(str(error), 2)
     except CoterieError as error:

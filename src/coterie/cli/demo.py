@@ -1,5 +1,9 @@
 """``coterie demo``: the whole job on invented data, in about a minute."""
 
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -225,9 +229,19 @@ def _example(example: dict[str, Any]) -> Group:
 
 
 def _where(out: Path) -> str:
-    return (
-        f"Data set {out / 'data'}, split {out / 'split'}, models {out}/*/{MODEL}. Try:\n"
-        f"  coterie info {out / 'multi-vae-pia'}\n"
-        f"  coterie evaluate {out / 'multi-vae-pia'} {out / 'split'}\n"
-        f"  coterie recommend {out / 'multi-vae-pia'} --history i0001 i0002 -k 5"
+    run, split = str(out / "multi-vae-pia"), str(out / "split")
+    lines = (
+        ("info", run),
+        ("evaluate", run, split),
+        ("recommend", run, "--history", "i0001", "i0002", "-k", "5"),
     )
+    tried = "\n".join(f"  {shlex.join([*_program(), *line])}" for line in lines)
+    return f"Data set {out / 'data'}, split {out / 'split'}, models {out}/*/{MODEL}. Try:\n{tried}"
+
+
+def _program() -> list[str]:
+    """What calls the command line from here: an environment need not be activated."""
+    if shutil.which("coterie"):
+        return ["coterie"]
+    beside = Path(sys.executable).with_name("coterie")
+    return [os.path.relpath(beside)] if beside.exists() else [sys.executable, "-m", "coterie"]

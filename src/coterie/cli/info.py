@@ -1,6 +1,7 @@
 """``coterie info``: what a file or folder is, and what is in it."""
 
 import json as json_module
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,8 @@ from coterie.errors import ArtifactError, DataError
 
 EXAMPLES = """\
 PATH is a data set, a split, a model, a run or a checkpoint. Sizes are always
-checked, the files' hashes with --verify.
+checked, the files' hashes with --verify. Of the settings those are shown that
+are not the named model's own; --json has all.
 
 Examples:
   coterie info data
@@ -27,6 +29,7 @@ Examples:
 """
 
 CHECKPOINT = ".safetensors"
+TABLES = ("model", "objective", "training")
 
 app = new_app("info", EXAMPLES)
 
@@ -43,7 +46,9 @@ def info(
 ) -> None:
     """Say what a file or folder of coterie is, and what is in it."""
     facts = describe(path, verify=verify)
-    Output(as_json=json).result({"path": str(path), **facts}, facts_table(str(path), facts))
+    Output(as_json=json).result(
+        {"path": str(path), **facts}, facts_table(str(path), for_people(facts))
+    )
 
 
 def describe(path: Path, *, verify: bool) -> dict[str, Any]:
@@ -75,6 +80,47 @@ def describe(path: Path, *, verify: bool) -> dict[str, Any]:
         f"{path} is nothing that coterie wrote; expected a data set, a split, a model, a run or "
         "a checkpoint."
     )
+
+
+def for_people(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts, with only those settings that are not the named model's own."""
+    metadata = dict(facts.get("metadata", {}))
+    recorded = metadata.pop("experiment", None)
+    tables = recorded if isinstance(recorded, Mapping) else facts
+    tables = {key: tables[key] for key in TABLES if isinstance(tables.get(key), Mapping)}
+    name = tables.get("model", {}).get("name")
+    own = _own_settings(name)
+    if own is None:
+        return dict(facts)
+    changed = dict(_differing(tables, own))
+    kept = {key: value for key, value in facts.items() if key not in (*TABLES, "metadata")}
+    but = "but for those below" if changed else "throughout"
+    kept |= {f"metadata.{key}": value for key, value in metadata.items()}
+    return {**kept, "model": name, "settings": f"{name}'s own, {but}", **changed}
+
+
+def _own_settings(name: Any) -> dict[str, Any] | None:
+    """What the named model's settings are unless others are given; None if we know no such."""
+    from coterie import presets
+    from coterie.models.baselines import METHODS
+
+    if not isinstance(name, str):
+        return None
+    if name in METHODS:
+        return {"model": {"name": name, **METHODS[name].config().model_dump(mode="json")}}
+    return presets.experiment(name).model_dump(mode="json") if name in presets.PRESETS else None
+
+
+def _differing(
+    values: Mapping[str, Any], own: Mapping[str, Any], within: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of the settings that are others than ``own``."""
+    for key, value in values.items():
+        usual = own.get(key)
+        if isinstance(value, Mapping) and isinstance(usual, Mapping):
+            yield from _differing(value, usual, f"{within}{key}.")
+        elif value != usual:
+            yield f"{within}{key}", value
 
 
 def _model(path: Path, *, verify: bool) -> dict[str, Any]:

@@ -41,6 +41,8 @@ SECTIONS = (
     "study",
     "tune",
     "search",
+    "serve",
+    "filters",
 )
 """The tables that a configuration file may have; a command reads those that it accepts."""
 
@@ -172,9 +174,11 @@ class Settings:
         """
         section, given = self._sections[model], self.values(model)
         if section.resolve is not None:
-            return _validated(model, section.resolve(given, base), section.at)
-        values = merged(model().model_dump(), base or {})
-        return _validated(model, merged(values, given), section.at)
+            values = section.resolve(given, base)
+        else:
+            values = merged(merged(model().model_dump(), base or {}), given)
+        flags = {path[1:]: value for path, value in self._flags.items() if path[0] == section.title}
+        return _validated(section, model, values, flags)
 
     def given(self, model: type[Config]) -> set[str]:
         """The fields that the file or a flag sets."""
@@ -287,8 +291,11 @@ def read_config(path: Path) -> dict[str, Any]:
     ConfigError
         It is not valid TOML, or has a table that we do not know; the nearest is named.
     DataError
-        It cannot be read.
+        It does not exist (the message names its neighbours) or cannot be read.
     """
+    from coterie.data.guard import existing  # takes its time; needed with a file only
+
+    path = existing(path)
     try:
         text = path.read_text(encoding="utf-8")
         values: dict[str, Any] = (json if path.suffix == ".json" else tomllib).loads(text)
@@ -342,17 +349,30 @@ def _bare(annotation: Any) -> Any:
     return get_origin(annotation)[arguments]
 
 
-def _validated(model: type[M], values: Mapping[str, Any], at: str) -> M:
+def _validated(
+    section: Section, model: type[M], values: Mapping[str, Any], flags: Mapping[Path_, Any]
+) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
         lines = []
         for item in error.errors():
             cause = item.get("ctx", {}).get("error")
-            where = ".".join(filter(None, [at, *map(str, item["loc"])]))
-            what = cause if isinstance(cause, CoterieError) else None
-            lines.append(f"{where}: {what or item['msg'] + ', got ' + repr(item['input']) + '.'}")
+            what = str(cause) if isinstance(cause, Exception) else item["msg"]
+            if not isinstance(cause, CoterieError):
+                what = f"{what}, got {item['input']!r}."
+            lines.append(f"{_place(section, tuple(map(str, item['loc'])), flags)}: {what}")
         raise ConfigError("\n".join(lines)) from error
+
+
+def _place(section: Section, path: Path_, flags: Mapping[Path_, Any]) -> str:
+    """A setting as the user wrote it: the flag, if there was one, and its name in the file."""
+    named = ".".join(filter(None, [section.at, *path]))
+    for leaf in leaves(section.model):
+        if leaf.path in flags and path[: len(leaf.path)] == leaf.path:
+            flag = flag_names(section, leaf)[0]
+            return flag if flag == f"--{named}" else f"{flag} ({named})"
+    return named
 
 
 def _unknown(what: str, key: str, known: tuple[str, ...]) -> str:

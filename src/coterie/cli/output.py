@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from coterie.errors import CoterieError
 
 
 class Output:
@@ -66,10 +69,21 @@ class Output:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+@contextmanager
+def in_flags() -> Iterator[None]:
+    """Errors of the library, raised within, name flags in the place of Python's arguments."""
+    try:
+        yield
+    except CoterieError as error:
+        text = re.sub(r'Pass source="(\w+)"', r"Say --source \1", str(error))
+        error.args = (text.replace('pass on_unknown="report"', "leave out --strict"),)
+        raise
+
+
 def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
     """Two columns: names and values."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
-    table.add_column()
+    table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for name, value in _rows(facts):
         table.add_row(escape(name), escape(shown(value)))

@@ -81,7 +81,10 @@ def format_of(path: Path) -> str | None:
 def require_format(path: Path, format_: str) -> None:
     """Raise, naming what ``path`` is instead and the command that writes the format."""
     if not path.exists():
-        raise DataError(f"{path} does not exist; {COMMANDS[format_]} writes what is needed here.")
+        raise DataError(
+            f"There is no {KINDS[format_].removeprefix('a ')} at {path}, which does not exist; "
+            f"`{COMMANDS[format_]}` writes one."
+        )
     found = format_of(path)
     if found is not None and found != format_:
         raise ArtifactError(

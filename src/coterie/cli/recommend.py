@@ -8,8 +8,8 @@ from pydantic import Field, PositiveInt
 
 from coterie.cli.app import new_app
 from coterie.cli.options import ConfigFile, Json, Overwrite, Section, Settings, accepts
-from coterie.cli.output import Output, facts_table, frame_table
-from coterie.cli.paths import DATA_FORMAT, format_of, model_folder
+from coterie.cli.output import Output, facts_table, frame_table, in_flags
+from coterie.cli.paths import DATA_FORMAT, SPLIT_FORMAT, format_of, model_folder
 from coterie.config import Config
 from coterie.data.interactions import Interactions
 from coterie.data.readers import read_interactions
@@ -19,15 +19,16 @@ from coterie.recommender import Recommender
 
 EXAMPLES = """\
 MODEL is a model's folder, or the folder of the run that trained it. Users need
-not have been seen in training. Without a history, or if none of its items is
-known, the most popular items are given, and the result says so. @FILE stands for
-the ids in a file, one per line.
+not have been seen in training. If a history is empty (--history alone), or none
+of its items is known, the most popular items are given, and the result says so.
+@FILE stands for the ids in a file, one per line.
 
 Examples:
   coterie recommend run --history 318 527 2571 -k 5
   coterie recommend run --history @watched.txt --deny @blocked.txt --json
   coterie recommend run --data data --out recommendations.parquet -k 100
   coterie recommend run --data new_users.csv --out new.parquet --allow @stock.txt
+  coterie recommend run --data split/test_fold_in --out test.parquet
 """
 
 
@@ -45,6 +46,7 @@ class RecommendOptions(Config):
 SECTION = Section(
     RecommendOptions, "Options", at="recommend", flags={"k": ("-k", "--k"), "strict": ("--strict",)}
 )
+HISTORIES = ("test_fold_in", "validation_fold_in", "train")  # of a split, to recommend from
 Ids = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 
 app = new_app("recommend", EXAMPLES)
@@ -75,6 +77,8 @@ def recommend(
         raise ConfigError("--history is one user, --data many; give one of the two.")
     if (data is None) != (out is None):
         raise ConfigError("--data and --out belong together: histories in, a Parquet file out.")
+    if data is None and history is None:
+        raise ConfigError("Say for whom: --history (one user's item ids) or --data (many users).")
     asked: dict[str, Any] = {
         "k": options.k,
         "exclude_seen": options.exclude_seen,
@@ -85,10 +89,11 @@ def recommend(
     }
     ids = read_ids(history) or []
     recommender = Recommender.load(model_folder(model))
-    if data is None or out is None:
-        show_one(recommender.recommend([ids], **asked), output)
-        return
-    _export(recommender, data, out, output, {**asked, "overwrite": overwrite})
+    with in_flags():
+        if data is None or out is None:
+            show_one(recommender.recommend([ids], **asked), output)
+        else:
+            _export(recommender, data, out, output, {**asked, "overwrite": overwrite})
 
 
 def read_ids(given: list[str] | None) -> list[str] | None:
@@ -115,7 +120,9 @@ def show_one(found: Recommendations, output: Output) -> None:
     fallback = bool(found.fallback[0])
     unknown = found.unknown.to_dicts()
     if unknown and not output.as_json:
-        names = ", ".join(row["item_id"] for row in unknown)
+        names = ", ".join(
+            row["item_id"] if row["item_id"].strip() else repr(row["item_id"]) for row in unknown
+        )
         output.note(f"coterie: the model does not know these item ids: {names}")
     why = "Most popular items: there is no history that the model knows." if fallback else ""
     output.result(
@@ -129,6 +136,9 @@ def _export(
 ) -> None:
     if out.suffix != ".parquet":
         raise ConfigError(f"--out must end in .parquet, got {out}.")
+    if format_of(data) == SPLIT_FORMAT:
+        parts = ", ".join(str(data / name) for name in HISTORIES)
+        raise ConfigError(f"{data} is a split; give one of its parts: {parts}.")
     if format_of(data) == DATA_FORMAT:
         users = Interactions.open(data, verify=True)
     else:

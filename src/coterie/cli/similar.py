@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from coterie.cli.app import new_app
 from coterie.cli.options import Json
-from coterie.cli.output import Output, frame_table
+from coterie.cli.output import Output, frame_table, in_flags
 from coterie.cli.paths import model_folder
 from coterie.cli.recommend import read_ids
 from coterie.errors import DataError
@@ -45,9 +45,11 @@ def similar(
     """List the items most similar to given ones."""
     output = Output(as_json=json)
     ids = read_ids(items) or []
-    found = Recommender.load(model_folder(model)).similar_items(
-        ids, k=k, source=source, on_unknown="raise" if strict else "report"
-    )
+    recommender = Recommender.load(model_folder(model))
+    with in_flags():
+        found = recommender.similar_items(
+            ids, k=k, source=source, on_unknown="raise" if strict else "report"
+        )
     unknown = found.unknown["item_id"].to_list()
     if len(found.item_ids) == 0:
         raise DataError(f"The model knows none of these item ids: {', '.join(unknown)}.")

@@ -26,6 +26,7 @@ from coterie.cli.progress import Display
 from coterie.data.parts import HeldOut, Split
 from coterie.errors import ArtifactError, ConfigError, CoterieError, StorageError
 from coterie.files import atomic_file
+from coterie.manifest import MANIFEST, needs, read_json
 from coterie.models.baselines import METHODS
 from coterie.models.model import BaselineConfig
 from coterie.presets import PRESETS, resolved
@@ -124,7 +125,9 @@ def train(
                 "TensorBoard."
             )
         return _fit(simple, split, out, output, overwrite=overwrite)
-    before = _settings_of(out) if resume else {}
+    if resume:
+        _refuse_fitted(out)
+    before = _settings_of(out, needed=split is None) if resume else {}
     experiment = settings.read(Experiment, before.get("experiment"))
     context = settings.read(RunContext, before.get("run"))
     source = split or (Path(before["split"]) if "split" in before else None)
@@ -161,6 +164,7 @@ def train(
     output.result(
         {"run": str(out), "model": str(out / MODEL), **facts},
         facts_table(f"model: {out / MODEL}", facts),
+        *_more(result, out),
         f"Next: coterie evaluate {out} {source}",
     )
     return 0
@@ -226,16 +230,44 @@ def result_facts(result: TrainingResult, experiment: Experiment) -> dict[str, An
     }
 
 
-def _settings_of(out: Path) -> dict[str, Any]:
-    """What a run was started with; nothing if there is no run yet."""
+def _more(result: TrainingResult, out: Path) -> list[str]:
+    """How to go on, if validation had not stopped rising when the epochs were over."""
+    epochs = len(result.history)
+    if result.best_epoch != epochs:
+        return []
+    return [
+        "The best epoch is the last: more may help: "
+        f"coterie train --resume --out {out} --epochs {2 * epochs}"
+    ]
+
+
+def _settings_of(out: Path, *, needed: bool) -> dict[str, Any]:
+    """What a run was started with; nothing if there is no run yet, or, unless needed, no record."""
     file = out / SETTINGS
-    if not (out / LAST).exists() or not file.exists():
+    if not (out / LAST).exists() or not (needed or file.exists()):
         return {}
+    if not file.exists():
+        raise ArtifactError(
+            f"{file} is missing; name the split, and the flags that the run was started with: "
+            f"coterie train SPLIT --resume --out {out} …"
+        )
+    keys = ("split", "experiment", "run")
     try:
-        values: dict[str, Any] = json_module.loads(file.read_text())
-        return {key: values[key] for key in ("split", "experiment", "run")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file} is damaged: {error!r}. Begin again (--overwrite).") from error
+        values = read_json(file)
+        needs(file, values, keys)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error} Begin again (--overwrite).") from error
+    return {key: values[key] for key in keys}
+
+
+def _refuse_fitted(out: Path) -> None:
+    """Raise if the run is a baseline's, which has no checkpoints."""
+    if (out / LAST).exists() or format_of(out / MODEL) != MODEL_FORMAT:
+        return
+    model = read_json(out / MODEL / MANIFEST).get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    if isinstance(name, str) and name in METHODS:
+        raise ConfigError(f"{out}: {name} was fitted in one go; there is nothing to resume.")
 
 
 def keep_settings(out: Path, source: Path, experiment: Experiment, context: RunContext) -> None:

@@ -85,4 +85,5 @@ def existing(path: Path | str) -> Path:
     if not path.parent.exists():
         raise DataError(f"{path} does not exist: there is no folder {path.parent}.")
     shown = ", ".join(beside[:8]) + (" …" if len(beside) > 8 else "")
-    raise DataError(f"{path} does not exist; {path.parent} holds: {shown or 'nothing'}.")
+    folder = "this folder" if path.parent == Path() else path.parent
+    raise DataError(f"{path} does not exist; {folder} holds: {shown or 'nothing'}.")
