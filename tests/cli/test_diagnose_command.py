@@ -63,6 +63,15 @@ def test_for_people(coterie, workspace, other):
     assert "relative mask" in ended.out
     assert " ± " in ended.out
     assert "run: " in ended.out
+    assert ended.out.count("Compared, masking: ") == 7, "masks are the same for both"
+    assert "combined in quadrature" in ended.out
+
+
+def test_a_budget_that_lets_hardly_anything_be_measured_is_a_mistake(coterie, workspace):
+    ended = coterie("diagnose", workspace.run, workspace.split, "--seconds", 0.001)
+    assert ended.code == 2
+    assert "of 8 measures be taken; allow more seconds" in ended.message()
+    assert "would stand behind its figures, but at least 100 are needed" in ended.message()
 
 
 def test_a_file_gives_settings_and_flags_override_it(coterie, workspace, tmp_path):
@@ -109,7 +118,7 @@ def test_a_baseline_is_measured_where_no_codes_are_needed(coterie, workspace, tm
     page = tmp_path / "report.html"
     ended = coterie(*command, "--compare", workspace.run, "--html", page)
     assert ended.code == 0, ended.err
-    assert "Not measured, drift, ease: ease is no autoencoder" in " ".join(ended.out.split())
+    assert ended.out.count("ease is no autoencoder") == 1, "once, not for every measure"
     assert "ease is no autoencoder" in page.read_text()
     alone = coterie(*command, "--html", tmp_path / "alone.html")
     assert alone.code == 0, alone.err

@@ -1,8 +1,12 @@
 """``coterie explain``: who helps a user, and what its items' scores rest on."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
+from coterie.cli.explain import neighbour_table
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.mechanisms.explanation import explain
@@ -36,7 +40,8 @@ def test_for_people_with_titles_within_80_columns(coterie, workspace, monkeypatc
     tables = ended.out.split("who helps", 1)[1]
     assert max(map(len, tables.splitlines())) <= 80
     assert tables.count("Title ") >= 10
-    assert "1001" not in tables, "titles stand for ids"
+    assert "1001 Title 1" in " ".join(tables.split()), "ids go on with --item"
+    assert "…" not in tables
     for heading in ("most through", "rests on", "through users"):
         assert heading in tables
     assert "candidates near this user" in ended.out
@@ -137,3 +142,20 @@ def test_wrong_folders(coterie, workspace, tmp_path):
         ended = coterie("explain", model, data, *mine)
         assert ended.code == 2
         assert expected in ended.message()
+
+
+def test_the_heading_says_who_hurts_and_a_radius_of_nothing_is_left_out(workspace):
+    recommender = Recommender.load(workspace.run / "model")
+    train, generator = Split.open(workspace.split).train, torch.Generator().manual_seed(0)
+    near = explain(recommender, HISTORY, train, k=3, generator=generator).neighbourhood
+    assert near is not None
+    size = np.ones(len(near.help))
+    mixed = size.copy()
+    mixed[1] = -1
+    for help_, expected in ((size, "who helps ("), (mixed, "below 0"), (-size, "nobody helps")):
+        assert expected in neighbour_table(replace(near, help=help_)).title
+    for radius, there in ((0 * size, False), (2.5e-5 * size, True)):
+        table = neighbour_table(replace(near, radius=radius))
+        assert ("radius" in [column.header for column in table.columns]) is there
+    cells = next(column for column in table.columns if column.header == "radius").cells
+    assert set(cells) == {"2.5·10⁻⁵"}

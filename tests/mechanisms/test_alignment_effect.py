@@ -160,6 +160,13 @@ def test_on_trained_models_the_same_seed_gives_the_same_result() -> None:
     assert plain.figures()["tau"] == 1
     assert aligned.figures()["tau"] == pytest.approx(aligned.curvature / (aligned.curvature + 2))
     assert "λ_A = 1 is predicted" in aligned.sentence()
+    assert "quadratic model" in plain.sentence()
+    assert np.isnan(plain.headlines()["predicted_tau"])
+    assert aligned.headlines()["predicted_tau"] == aligned.figures()["tau"]
+    left, right = aligned.plot().axes
+    for axis, figure in ((left, "distance"), (right, "mask_variance")):
+        mean = axis.lines[0].get_ydata()[0]
+        assert mean == pytest.approx(aligned.figures()[f"{figure}_relative"])
     assert len(plot_by_lambda(results[::-1]).axes) == 2
 
 

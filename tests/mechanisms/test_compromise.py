@@ -244,7 +244,7 @@ def test_other_items_and_too_few_users() -> None:
 
 def test_a_gap_too_small_for_the_digits_is_said_to_be_small() -> None:
     frame = measured().to_frame().with_columns(gap=pl.lit(1e-7), overlap=pl.lit(1e-7))
-    tiny = Compromise(frame, 32, measured().sample)
+    tiny = Compromise(frame, 32, measured().sample, measured().among)
     assert "lose under 0.0001 nats" in tiny.sentence()
     assert "rough" in tiny.warnings()[0]
     assert measured().warnings() == []

@@ -60,7 +60,7 @@ def test_all_measures_that_make_sense_are_taken(name: str) -> None:
     assert set(found.measurements) == set(MEASURES) - of_points
     json.dumps(found.to_dict())
     for one in found.measurements.values():
-        assert set(one.headlines()) <= set(one.figures())
+        assert len(one.headlines()) >= len(one.headline) > 0
         assert "nan" not in one.sentence()
     pairs = found.measurements["transfer"]
     assert isinstance(pairs, Transfer)

@@ -228,7 +228,7 @@ def test_a_small_latent_space_has_not_collapsed() -> None:
     assert small.figures()["active_units"] == 0
     assert small.figures()["telling_units"] == 6
     assert "has not collapsed" in small.sentence()
-    assert "the latent space is small" in small.sentence()
+    assert "the codes vary little" in small.sentence()
     point = tells_users_apart(Posterior(mu, None))
     assert point.all()
 

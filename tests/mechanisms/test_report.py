@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from coterie.errors import ConfigError, StorageError
 from coterie.mechanisms.measurement import SampleSize
 from coterie.mechanisms.page import Image, Panel, Point, Section, Table, render
 from coterie.mechanisms.report import by_text, sections, write_figures, write_report
-from coterie.mechanisms.style import new_figure
+from coterie.mechanisms.style import new_figure, share_limits
 from mechanisms.fake_measurements import Fake, Map, diagnosis
 
 EVIL = "<script>alert('x')</script> & \"co\""
@@ -95,7 +96,9 @@ def test_headings_descend_step_by_step_and_links_lead_somewhere(page: str) -> No
 
 def test_sentences_come_first_then_tables_plots_and_reasons(page: str) -> None:
     text = re.sub(r"<[^>]+>", "", page[page.index("<main") :])
-    assert text.index("The first says 25 %.") < text.index("Beware of this.")
+    assert text.count("Beware of this.") == 2  # of either measure, in the summary
+    assert text.count("The first says 25 %.") == 2  # of either measure, in its section
+    assert text.index("no figure has a standard error") < text.index("The first says 25 %.")
     assert text.index("The map.") < text.index("Large values mean")  # of the first measure
     for part in (
         "Invented (Theorem 0).",
@@ -105,7 +108,7 @@ def test_sentences_come_first_then_tables_plots_and_reasons(page: str) -> None:
         "ρ = 0.5",
     ):
         assert part in text
-    assert text.count("Not measured: It has a point posterior; train another.") == 2
+    assert text.count("It has a point posterior; train another.") == 2  # summary, section
     outline = Outline(page)
     assert len(outline.all("img")) == 3 + 2 + 1
     assert all(image["alt"] and image["width"] and image["height"] for image in outline.all("img"))
@@ -150,7 +153,7 @@ def test_what_depends_on_the_data_only_is_shown_once() -> None:
 def test_what_no_model_has_is_named_with_its_reason() -> None:
     gone = diagnosis(skipped="Too few users.")
     made = sections({"a": gone, "b": gone})
-    assert made[0].notes == ("Wide, a, b. Not measured: Too few users.",)
+    assert made[0].notes == ("Not measured, a, b: wide. Too few users.",)
     assert "wide" not in [section.anchor for section in made]
 
 
@@ -223,7 +226,7 @@ def test_figures_for_papers(tmp_path) -> None:
     written = write_figures(
         diagnoses, tmp_path / "figures", formats=("png", "svg"), latent_map=Map()
     )
-    stems = ["fake-a-b", "wide-a-b", "fake-A-b-2", "latent_map"]
+    stems = ["fake-a-b", "fake-A-b-2", "wide-a-b", "latent_map"]
     assert [file.name for file in written] == [f"{s}.{k}" for s in stems for k in ("png", "svg")]
     assert all(file.stat().st_size > 1000 for file in written)
     assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == sorted(
@@ -237,4 +240,24 @@ def test_figures_for_papers(tmp_path) -> None:
 def test_sample_sizes_read_well() -> None:
     fake = Fake(sample=SampleSize(7, 7, "users"))
     panel = sections({"a": diagnosis(sample=fake.sample)})[1].figures[0]
-    assert panel.points[1] == Point("all 7 users.", "Sample")
+    assert panel.points == (Point("all 7 users.", "Sample"),), "the sentence is in the summary"
+
+
+def test_compared_plots_have_the_same_axes_and_what_depends_on_data_only_one_file(tmp_path) -> None:
+    low, high = (new_figure()[0] for _ in range(2))
+    low.axes[0].plot([0, 1], [0, 1])
+    high.axes[0].plot([5, 9], [0.5, 40])
+    share_limits([low, high])
+    for figure in (low, high):
+        assert figure.axes[0].get_xlim()[0] < 0 < 9 < figure.axes[0].get_xlim()[1]
+        assert figure.axes[0].get_ylim()[0] < 0 < 40 < figure.axes[0].get_ylim()[1]
+
+    @dataclass(frozen=True, eq=False)
+    class Same(Fake):
+        def figures(self) -> dict[str, float]:
+            return {"value": self.value}
+
+    both = {name: diagnosis(skipped="No.") for name in "ab"}
+    for one in both.values():
+        one.measurements["fake"] = Same()  # type: ignore[index]
+    assert [file.name for file in write_figures(both, tmp_path, formats=("svg",))] == ["fake.svg"]

@@ -147,7 +147,7 @@ def test_deciles_partition_the_random_pairs_in_order() -> None:
     assert random["w1"].is_sorted()
     weights, cosines = random["n_pairs"].to_numpy(), random["cosine"].to_numpy()
     assert np.average(cosines, weights=weights) == pytest.approx(found.figures()["mean_cosine"])
-    near = table.filter(pl.col("pairs_of") == "nearest neighbours")
+    near = table.filter(pl.col("pairs_of") == "nearest by history")
     assert near["n_pairs"].item() == (~found.pairs.random).sum()
 
 

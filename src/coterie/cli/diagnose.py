@@ -27,10 +27,10 @@ from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.errors import ConfigError, DataError, StorageError
 from coterie.histories import fold_in, over
+from coterie.mechanisms.compared import HOW
 from coterie.mechanisms.diagnose import (
     KEEP_PROBABILITY,
     MAP_SHARE,
-    MEASURES,
     SECONDS,
     Diagnosis,
     generator_for,
@@ -39,7 +39,15 @@ from coterie.mechanisms.diagnose import diagnose as measure
 from coterie.mechanisms.latent_map import latent_map
 from coterie.mechanisms.measurement import Budget, Measurement
 from coterie.mechanisms.numbers import with_errors
-from coterie.mechanisms.report import by_model, by_text, measured, write_figures, write_report
+from coterie.mechanisms.report import (
+    by_model,
+    by_text,
+    comparisons,
+    measured,
+    not_measured,
+    write_figures,
+    write_report,
+)
 from coterie.models.vae import VAE
 from coterie.recommender import Recommender
 
@@ -292,6 +300,8 @@ def _findings(diagnoses: Mapping[str, Diagnosis], space: Measurement | None) -> 
         yield f"[bold]{escape(next(iter(found.values())).title)}[/bold]"
         for model, measurement in found.items():
             yield f"  {escape(model)}: {escape(measurement.sentence())}"
+        for model, text in comparisons(name, diagnoses):
+            yield f"  [bold]Compared[/bold], {escape(model)}: {escape(text)}"
         warnings = {model: measurement.warnings() for model, measurement in found.items()}
         for models, text in by_text(warnings):
             yield f"  [yellow]Warning[/yellow], {escape(models)}: {escape(text)}"
@@ -300,7 +310,6 @@ def _findings(diagnoses: Mapping[str, Diagnosis], space: Measurement | None) -> 
         yield f"[bold]{escape(space.title)}[/bold]\n  {escape(space.sentence())}"
         yield from (f"  [yellow]Warning[/yellow]: {escape(text)}" for text in space.warnings())
         yield ""
-    for name in MEASURES:
-        reasons = {model: [d.skipped[name]] for model, d in diagnoses.items() if name in d.skipped}
-        for models, text in by_text(reasons):
-            yield f"Not measured, {name.replace('_', ' ')}, {escape(models)}: {escape(text)}"
+    if len(diagnoses) > 1:
+        yield HOW
+    yield from map(escape, not_measured(diagnoses))

@@ -22,9 +22,9 @@ from coterie.mechanisms.explanation import Explanation, find_user
 from coterie.mechanisms.explanation import explain as measure
 from coterie.mechanisms.measurement import Measurement
 from coterie.mechanisms.neighbourhood import Neighbourhood
-from coterie.mechanisms.numbers import percent
+from coterie.mechanisms.numbers import number, percent
 from coterie.mechanisms.style import new_figure, save_figure
-from coterie.mechanisms.titles import item_names, shortened
+from coterie.mechanisms.titles import identified
 from coterie.recommender import Recommender
 
 EXAMPLES = """\
@@ -40,7 +40,6 @@ Examples:
   coterie explain run split --user 4711 --figures figures
 """
 FIGURES = ("explanation.png", "neighbourhood.png", "attribution.png")
-WIDE, NARROW = 28, 22  # characters of a title, so that tables fit 80 columns
 USERS_SHOWN = 3  # per item
 
 app = new_app("explain", EXAMPLES)
@@ -109,17 +108,25 @@ def neighbour_table(near: Neighbourhood) -> Table:
     """The most helpful users."""
     frame = near.to_frame().head(near.k)
     best = near.carriers.group_by("rank", maintain_order=True).first()
-    named = dict(zip(best["rank"], item_names(best), strict=True))
+    named = dict(zip(best["rank"], identified(best), strict=True))
     shown = {
-        "user": [shortened(str(user), 12) for user in frame["user_id"]],
+        "user": [str(user) for user in frame["user_id"]],
         "help": [percent(value).rjust(6) for value in frame["help"]],
         "±": [percent(value).rjust(5) for value in frame["help_se"]],
         "W1": [f"{value:5.2f}" for value in frame["w1"]],
-        "radius": [f"{value:5.2f}" for value in frame["radius"]],
+        "radius": [number(value, 2) for value in frame["radius"]],
         "shared": frame["n_shared"],
-        "most through": [shortened(named.get(rank, "–"), NARROW) for rank in frame["rank"]],
+        "most through": [named.get(rank, "–") for rank in frame["rank"]],
     }
-    return frame_table(pl.DataFrame(shown), "who helps (share of the user's own step)")
+    if not (frame["radius"] > 0).any():  # of none of them: the sentence says that nobody is inside
+        del shown["radius"]
+    helping = int((frame["help"] > 0).sum())
+    title = "who helps (share of the user's own step)"
+    if helping == 0:
+        title = "nobody helps: whose step hurts least (share of the user's own step)"
+    elif helping < len(frame):
+        title = "who helps, and below 0 whose step hurts (share of the user's own step)"
+    return frame_table(pl.DataFrame(shown), title)
 
 
 def item_table(of: Attribution) -> Table:
@@ -128,10 +135,10 @@ def item_table(of: Attribution) -> Table:
     prefix = "history_"
     other = frame.select(pl.col(f"^{prefix}.*$").name.map(lambda name: name.removeprefix(prefix)))
     first = (frame["rank"] == 1).to_list()
-    names = [shortened(name, WIDE) for name in item_names(frame)]
+    names = identified(frame)
     shown = {
         "item": [name if new else "" for name, new in zip(names, first, strict=True)],
-        "rests on": [shortened(name, WIDE) for name in item_names(other)],
+        "rests on": identified(other),
         "nats" if of.probabilistic else "score": [
             f"{value:+6.3f}".replace("-", "−") for value in frame["contribution"]
         ],
@@ -144,10 +151,10 @@ def holder_table(of: Attribution) -> Table:
     near = of.neighbours_frame()
     texts: dict[Any, list[str]] = {}
     for item, user, influence in near.select("item_id", "user_id", "influence").iter_rows():
-        texts.setdefault(item, []).append(f"{shortened(str(user), 12)} ({percent(influence)})")
+        texts.setdefault(item, []).append(f"{user} ({percent(influence)})")
     items = of.catalogue[of.items]
     shown = {
-        "item": [shortened(name, WIDE) for name in item_names(items)],
+        "item": identified(items),
         "through users": [
             ", ".join(texts.get(item, ["–"])[:USERS_SHOWN]) for item in items["item_id"]
         ],

@@ -5,6 +5,7 @@ history's anchors and of the variance towards 0) and 3.2 (under a quadratic mode
 the pull leaves ``τ = L/(L + 2λ_A)`` of the distance and ``τ²`` of the variance across masks).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,13 +19,22 @@ from coterie.errors import ConfigError
 from coterie.mechanisms.centroids import fitted_anchors, shares_of
 from coterie.mechanisms.curvature import LEAST_USERS, Predicted, curvatures, predicted
 from coterie.mechanisms.encoding import encode
-from coterie.mechanisms.measurement import Budget, Measurement, SampleSize, choose, with_histories
+from coterie.mechanisms.measurement import (
+    Budget,
+    Measurement,
+    SampleSize,
+    choose,
+    of_model,
+    with_histories,
+)
 from coterie.mechanisms.numbers import number, uncertain
 from coterie.mechanisms.style import BLACK, BLUE, VERMILION, new_figure
 from coterie.models.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+ON_MOVIELENS = "on MovieLens-1M that model foretold the direction, not the size"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +97,7 @@ class AlignmentEffect(Measurement):
         "tau",
         "tau2",
     )
+    labels: ClassVar[Mapping[str, str]] = {"tau": "predicted_tau", "tau2": "predicted_tau2"}
     sample: SampleSize
     lambda_a: float
     beta: float
@@ -159,13 +170,50 @@ class AlignmentEffect(Measurement):
         curvature = f"the mean curvature of {uncertain(self.curvature, self.curvature_se)} nats"
         if self.lambda_a == 0:
             return (
-                f"{text} Training did not align the codes' means; with {curvature}, λ_A = "
-                f"{number(self.curvature / 2, 3)} would be predicted to halve the distance."
+                f"{text} Training did not align the codes' means. With {curvature}, a quadratic "
+                f"model predicts that λ_A = {number(self.curvature / 2, 3)} halves the distance; "
+                f"{ON_MOVIELENS}."
             )
         return (
-            f"{text} With {curvature}, λ_A = {self.lambda_a:g} is predicted to leave "
-            f"{number(found['tau'], 2)} of the distance and {number(found['tau2'], 2)} of the "
-            "variance across masks; models trained with and without alignment show whether it does."
+            f"{text} With {curvature}, by a quadratic model λ_A = {self.lambda_a:g} is predicted "
+            f"to leave {number(found['tau'], 2)} of the distance and {number(found['tau2'], 2)} of "
+            f"the variance across masks; {ON_MOVIELENS}."
+        )
+
+    def hidden(self) -> frozenset[str]:
+        """τ and τ² of an unaligned model, which are 1 and predict nothing."""
+        return frozenset({"tau", "tau2"}) if self.lambda_a == 0 else frozenset()
+
+    def beside(self, plain: "AlignmentEffect", name: str) -> str:
+        """What is left of an unaligned model's distance and variance, beside τ and τ².
+
+        Parameters
+        ----------
+        plain
+            Of a model without alignment that was trained alike.
+        name
+            What to call it.
+        """
+        left = {}
+        for figure in ("distance", "mask_variance"):
+            own, other = (
+                (of[figure], of[f"{figure}_se"]) for of in (self.figures(), plain.figures())
+            )
+            if not other[0] > 0:
+                return f"Codes of {name} do not vary, so that nothing of it can be left."
+            ratio = own[0] / other[0]
+            error = np.hypot(own[1] / other[0], ratio * other[1] / other[0])
+            left[figure] = uncertain(ratio, float(error))
+        text = (
+            f"Of the distance of {name}, which was trained alike without alignment, "
+            f"{left['distance']} is left, and {left['mask_variance']} of its variance across masks"
+        )
+        if plain.curvature <= 0:
+            return f"{text}."
+        tau, tau2 = (float(of[0]) for of in predicted([self.lambda_a], plain.curvature))
+        return (
+            f"{text}; by a quadratic model, from that model's curvature, τ = {number(tau, 2)} and "
+            f"τ² = {number(tau2, 2)} were predicted."
         )
 
     def warnings(self) -> list[str]:
@@ -196,15 +244,17 @@ class AlignmentEffect(Measurement):
         shown = (
             (self._relative(1, 1) * self.distance, BLUE, "distance to centroid\n/ spread of users"),
             (
-                self._relative(1, 1) * np.sqrt(self.mask_variance),
+                self._relative(1, 2) * self.mask_variance,
                 VERMILION,
-                "movement under masks\n/ spread of users",
+                "variance across masks\n/ variance between users",
             ),
         )
+        axes[0].set_title("Distance from the centroid")
+        axes[1].set_title("Movement under masks")
         for axis, (values, color, label) in zip(axes, shown, strict=True):
             dots: Any = {"alpha": 0.25, "linewidths": 0, "rasterized": True}  # thousands of them
             axis.scatter(self.lengths, values, 10, color=color, **dots)
-            axis.axhline(values.mean(), color=BLACK, label=f"mean {values.mean():.2f}")
+            axis.axhline(values.mean(), color=BLACK, label=f"mean {number(values.mean(), 2)}")
             axis.set_xscale("log")
             axis.xaxis.set_major_formatter("{x:g}")
             axis.set_xlabel("history length (items)")
@@ -214,6 +264,7 @@ class AlignmentEffect(Measurement):
         return figure
 
 
+@of_model
 def alignment_effect(
     model: VAE,
     user_items: Interactions,

@@ -16,7 +16,7 @@ from coterie.errors import ConfigError, DataError
 from coterie.mechanisms.encoding import USERS_AT_ONCE
 from coterie.mechanisms.gradients import jackknife
 from coterie.mechanisms.leave_one_out import leave_one_out
-from coterie.mechanisms.measurement import Budget, Measurement, SampleSize
+from coterie.mechanisms.measurement import Budget, Measurement, SampleSize, of_model
 from coterie.mechanisms.nearby import (
     Nearby,
     affordable,
@@ -207,6 +207,7 @@ class Attribution(Measurement):
         axes.set_title(f"What {shortened(name, 30)} rests on")
 
 
+@of_model
 @torch.no_grad()
 def attribution(
     model: Model,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -11,7 +11,15 @@ import torch
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError
 from coterie.mechanisms.measured_pairs import MeasuredPairs, measure_pairs
-from coterie.mechanisms.measurement import Budget, Measurement, SampleSize
+from coterie.mechanisms.measurement import (
+    LEAST_PAIRS,
+    LEAST_USERS,
+    Budget,
+    Measurement,
+    SampleSize,
+    of_model,
+    too_few,
+)
 from coterie.mechanisms.numbers import percent, uncertain
 from coterie.mechanisms.pairs import standard_error
 from coterie.mechanisms.related import RelatedPair, related_pairs, shared_taste, tastes
@@ -138,6 +146,17 @@ class Collaboration(Measurement):
                 found[f"{row['class']}_{name}"] = row[name]
         return found
 
+    def too_small(self) -> str:
+        """So few pairs leave less than ten to most classes."""
+        return too_few(len(self.classes), LEAST_PAIRS, "random pairs")
+
+    def hidden(self) -> frozenset[str]:
+        """Figures of classes with fewer than ten pairs."""
+        counts = {name: int((self.classes == at).sum()) for at, name in enumerate(CLASSES)}
+        counts["related"] = len(self.most_related)
+        few = tuple(name for name, count in counts.items() if count < LEAST_USERS)
+        return frozenset(name for name in self.headline if name.startswith(few) if few)
+
     def sentence(self) -> str:
         """The global share beside the share of pairs, and the classes' cosines."""
         rows = {row["class"]: row for row in self.to_frame().iter_rows(named=True)}
@@ -145,7 +164,7 @@ class Collaboration(Measurement):
         cosines = ", ".join(
             f"{uncertain(rows[name]['cosine'], rows[name]['cosine_se'])} for {name} pairs"
             for name in COLLABORATION
-            if rows[name]["n_pairs"]
+            if rows[name]["n_pairs"] >= LEAST_USERS
         )
         certified = self.pairs.certified.mean()
         return (
@@ -153,13 +172,17 @@ class Collaboration(Measurement):
             f"are {percent(rows['global']['share_of_pairs'])} of the pairs and give "
             f"{percent(self.global_share)} of the help (95 % interval {percent(low)} to "
             f"{percent(high)}); local pairs are {percent(rows['local']['share_of_pairs'])} and "
-            f"give {percent(rows['local']['share_of_help'])}. The mean cosine of gradients is "
+            f"{self._of_local(rows['local'])}. The mean cosine of gradients is "
             f"{cosines}. Theorem 2.3 certifies {percent(certified)} of the pairs from their "
             f"mismatches.{self._of_related()}"
         )
 
+    def _of_local(self, row: dict[str, Any]) -> str:
+        few = row["n_pairs"] < LEAST_USERS
+        return "too few to tell" if few else f"give {percent(row['share_of_help'])}"
+
     def _of_related(self) -> str:
-        if not len(self.most_related):
+        if len(self.most_related) < LEAST_USERS:
             return ""
         figures = self.figures()
         cosine = uncertain(figures["related_cosine"], figures["related_cosine_se"])
@@ -270,6 +293,7 @@ def classify(input_distance: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray
     return classes, float(near), float(far)
 
 
+@of_model
 def collaboration(
     model: VAE,
     user_items: Interactions,

@@ -6,6 +6,7 @@ and the total gap ``2·E_{z~(q_u+q_v)/2}[gap(z)]``. It is what the best decoder 
 per item of a history, summed over the two users, because it cannot tell them apart at z.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,7 +19,16 @@ from torch import Tensor
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError
 from coterie.mechanisms.distances import pick
-from coterie.mechanisms.measurement import Budget, Measurement, SampleSize
+from coterie.mechanisms.measurement import (
+    LEAST_USERS,
+    Budget,
+    Measurement,
+    SampleSize,
+    of_model,
+    sought_among,
+    too_few,
+    with_histories,
+)
 from coterie.mechanisms.numbers import number, percent, uncertain
 from coterie.mechanisms.pairs import sample_pairs, standard_error
 from coterie.mechanisms.style import BLUE, VERMILION, new_figure
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+NAMES = {"random": "random pairs", "nearest": "nearest by code"}
 OVERLAPPING = 0.05  # from this shared probability mass on, two posteriors count as overlapping
 MOST_PAIRS = 2000  # of each kind
 MOST_AT_ONCE = 2_000_000  # pairs × draws × latent dimensions in memory: 16 MB each copy
@@ -186,11 +197,14 @@ class Compromise(Measurement):
         From each posterior of a pair.
     sample
         The random pairs.
+    among
+        The users that nearest ones were sought among.
     """
 
     pairs: pl.DataFrame
     n_draws: int
     sample: SampleSize
+    among: SampleSize
 
     name: ClassVar[str] = "compromise"
     title: ClassVar[str] = "Compromise gap"
@@ -217,6 +231,10 @@ class Compromise(Measurement):
         "overlapping_nearest",
     )
 
+    labels: ClassVar[Mapping[str, str]] = {
+        f"{name}_nearest": f"{name}_nearest_by_code" for name in ("gap", "ceiling", "overlapping")
+    }
+
     def _kind(self, kind: str) -> pl.DataFrame:
         return self.pairs.filter(pl.col("kind") == kind)
 
@@ -238,21 +256,26 @@ class Compromise(Measurement):
         at = self.figures()
         told = {kind: _told(at, kind) for kind in ("random", "nearest")}
         return (
-            f"In this sample two random users lose {told['random']}; nearest neighbours lose "
-            f"{told['nearest']}. The posteriors of {percent(at['overlapping_random'])} of random "
-            f"and {percent(at['overlapping_nearest'])} of nearest pairs share {OVERLAPPING:.0%} of "
-            "their mass or more; the others hardly meet."
+            f"In this sample two random users lose {told['random']}; neighbours nearest by code "
+            f"lose {told['nearest']}. The posteriors of {percent(at['overlapping_random'])} of "
+            f"random and {percent(at['overlapping_nearest'])} of nearest pairs share "
+            f"{OVERLAPPING:.0%} of their mass or more; the others hardly meet."
         )
 
+    def too_small(self) -> str:
+        """Pairs of so few users are nearly the same pairs."""
+        return too_few(self.among.used, LEAST_USERS, "users") or super().too_small()
+
     def warnings(self) -> list[str]:
-        """Draws that seldom met the overlap."""
+        """Neighbours among a sample only; draws that seldom met the overlap."""
+        found = sought_among(self.among, "they are closer and pay more")
         pairs = self._kind("nearest")
         if pairs["overlap"].mean() < 1 / self.n_draws:  # type: ignore[operator]
-            return [
+            found.append(
                 f"Posteriors overlap less than {self.n_draws} draws from each resolve: the gaps of "
                 "single pairs are rough, their means less so."
-            ]
-        return []
+            )
+        return found
 
     def to_frame(self) -> pl.DataFrame:
         """``pairs``."""
@@ -305,10 +328,11 @@ def _draw_deciles(
         for values in (gap, np.subtract(gap, errors), np.add(gap, errors))
     )
     axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(x, middle, color=colour, marker=marker, markersize=4, label=f"{kind} pairs")
-    axes.plot(x, ceiling, "--", color=colour, linewidth=1.2, label=f"{kind}, equal posteriors")
+    axes.plot(x, middle, color=colour, marker=marker, markersize=4, label=NAMES[kind])
+    axes.plot(x, ceiling, "--", color=colour, linewidth=1.2, label=f"{NAMES[kind]}, if equal")
 
 
+@of_model
 def compromise(
     model: VAE,
     user_items: Interactions,
@@ -362,4 +386,5 @@ def compromise(
         pairs_at_once=max(1, int(elements / (n_draws * latent_dim))),
     )
     columns = pl.DataFrame({name: values.numpy() for name, values in vars(gaps).items()})
-    return Compromise(frame.hstack(columns), n_draws, pairs.sample)
+    among = SampleSize(len(pairs.users), len(with_histories(user_items)), "users")
+    return Compromise(frame.hstack(columns), n_draws, pairs.sample, among)

@@ -1,7 +1,7 @@
 """All measures of one trained model, on samples that fit one budget."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,12 @@ from coterie.mechanisms.compromise import compromise
 from coterie.mechanisms.drift import drift
 from coterie.mechanisms.information import information
 from coterie.mechanisms.mask_geometry import mask_geometry
-from coterie.mechanisms.measurement import Budget, Measurement, with_histories
+from coterie.mechanisms.measurement import (
+    Budget,
+    Measurement,
+    SmallBudgetError,
+    with_histories,
+)
 from coterie.mechanisms.titles import item_names
 from coterie.mechanisms.transfer import transfer
 from coterie.mechanisms.wasserstein import wasserstein
@@ -26,6 +31,9 @@ from coterie.recommender import Recommender
 
 KEEP_PROBABILITY = 0.5  # of every model, however it was trained, so that they compare
 SECONDS = 50.0
+ALIGNMENT = tuple(
+    f"objective.{name}" for name in ("alignment", "align_mean", "shrink_variance", "anchors")
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +172,9 @@ class Diagnosis:
         What the draws came from, and the probability ρ to KEEP an item of masked input.
     data
         Name and sizes of the data.
+    training
+        The settings of the model and its training without those of alignment, by dotted names, so
+        that models can be told which differ in alignment only; empty if the model does not say.
     """
 
     measurements: Mapping[str, Measurement]
@@ -172,6 +183,7 @@ class Diagnosis:
     seed: int = 0
     keep_probability: float = KEEP_PROBABILITY
     data: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
@@ -239,7 +251,8 @@ def diagnose(
         No user has an item that the model knows, or not one measure could be taken; the message
         says why.
     ConfigError
-        ``keep_probability`` is not in (0, 1).
+        ``keep_probability`` is not in (0, 1), or the budget is too small for all or for more than
+        half of the measures that the model allows.
     """
     if not 0 < keep_probability < 1:
         raise ConfigError(
@@ -255,6 +268,7 @@ def diagnose(
     budget = budget or Budget(seconds=SECONDS)
     measurements: dict[str, Measurement] = {}
     skipped: dict[str, str] = {}
+    starved: list[str] = []
     seconds: dict[str, float] = {}
     for name, measure in MEASURES.items():
         if progress is not None:
@@ -264,13 +278,53 @@ def diagnose(
         subject = _Subject(recommender, known, keep_probability, generator, share)
         begun = time.monotonic()
         try:
-            measurements[name] = measure.measure(subject)
+            measurements[name] = _large_enough(measure.measure(subject))
+        except SmallBudgetError as error:
+            skipped[name] = str(error)
+            starved.append(name)
         except (ConfigError, DataError, NotFittedError) as error:
             skipped[name] = str(error)
         seconds[name] = time.monotonic() - begun
+    if len(measurements) < len(starved):
+        reasons = " ".join(dict.fromkeys(skipped[name] for name in starved))
+        raise ConfigError(
+            f"The budget lets only {len(measurements)} of "
+            f"{len(measurements) + len(starved)} measures be taken; allow more seconds or memory. "
+            f"{reasons}"
+        )
     if not measurements:
         raise DataError("Nothing could be measured. " + " ".join(dict.fromkeys(skipped.values())))
-    return Diagnosis(measurements, skipped, seconds, seed, keep_probability, _facts(known))
+    return Diagnosis(
+        measurements, skipped, seconds, seed, keep_probability, _facts(known), _trained(recommender)
+    )
+
+
+def _large_enough(found: Measurement) -> Measurement:
+    """The measurement, if its figures say something."""
+    if reason := found.too_small():
+        # Whoever has too few users cannot help it with a larger budget.
+        starved = found.sample.used < found.sample.available
+        raise SmallBudgetError(reason) if starved else DataError(reason)
+    return found
+
+
+def _trained(recommender: Recommender) -> dict[str, Any]:
+    """Settings of the model and its training, without alignment's, by dotted names."""
+    experiment = recommender.metadata.get("experiment", {})
+    found = dict(_dotted(experiment))
+    return {
+        name: value
+        for name, value in found.items()
+        if name != "training.seed" and not name.startswith(ALIGNMENT)
+    }
+
+
+def _dotted(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
 
 
 def generator_for(seed: int, name: str) -> torch.Generator:

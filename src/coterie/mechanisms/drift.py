@@ -19,6 +19,9 @@ from coterie.mechanisms.measurement import (
     Measurement,
     SampleSize,
     choose,
+    of_model,
+    sought_among,
+    too_few,
     with_histories,
 )
 from coterie.mechanisms.neighbours import nearest_codes
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEFAULT_BUDGET = Budget()
+FEWEST_TIMES = 4  # as many users as neighbours, or overlaps are high by chance
 PER_DISTANCE = 20.0  # operations to select from a row of distances, per distance
 PER_WEIGHT = 10.0  # operations to read one weight of the encoder's item table
 
@@ -74,6 +78,13 @@ class Drift(Measurement):
         "overlap. Across-mask variance: tr Var_b[μ(x⊙b)], unbiased over the draws, relative to "
         "tr Var_u[μ] of the clean means (arXiv 2511.06781, sections on masking and on "
         "Proposition 3.2; the measure is ours). Standard errors are over users."
+    )
+    headline: ClassVar[tuple[str, ...]] = (
+        "drift",
+        "drift_between_masks",
+        "neighbours_kept",
+        "mask_variance",
+        "relative_mask_variance",
     )
     sample: SampleSize
     keep_probability: float
@@ -139,8 +150,9 @@ class Drift(Measurement):
 
         text = (
             f"Among {self.sample}, a mask that keeps each item with probability "
-            f"{self.keep_probability:g} leaves a user {told('neighbours_kept')} of its {self.k} "
-            f"nearest neighbours: drift {told('drift')} (0: the same neighbours, 1: all others), "
+            f"{self.keep_probability:g} leaves a user {told('neighbours_kept')} of the {self.k} "
+            f"nearest by code of the {len(self.users):,} sampled: "
+            f"drift {told('drift')} (0: the same neighbours, 1: all others), "
             f"and {told('drift_between_masks')} between two masks. Masks spread the same user by "
             f"{told('relative_mask_variance')} of the variance between users."
         )
@@ -156,18 +168,22 @@ class Drift(Measurement):
 
     def warnings(self) -> list[str]:
         """What makes neighbours arbitrary, or trivial."""
-        found = []
+        found = sought_among(self.sample, "drift is usually larger")
         if self.between_users == 0:
             found.append(
                 "All users have the same posterior mean: the encoder ignores its input, and who "
                 "is whose neighbour is arbitrary."
             )
-        if 4 * self.k > len(self.users):
+        if FEWEST_TIMES * self.k > len(self.users):
             found.append(
                 f"{self.k} neighbours are a large part of {len(self.users)} users: overlaps are "
                 "high by chance; lower k or sample more users."
             )
         return found
+
+    def too_small(self) -> str:
+        """Neighbours that are a large part of the sample overlap by chance."""
+        return too_few(len(self.users), FEWEST_TIMES * self.k, self.sample.unit)
 
     def plot(self) -> "Figure":
         """Drift and relative across-mask variance by cohort, ± 2 standard errors."""
@@ -182,7 +198,7 @@ class Drift(Measurement):
             errors = 2 * frame[f"{name}_se"].to_numpy()
             left.bar(at + offset, frame[name], 0.4, yerr=errors, color=color, label=label, **bars)
         left.set(ylim=(0, 1.25), yticks=np.linspace(0, 1, 6), ylabel="drift (1 − Jaccard overlap)")
-        left.set_title(f"Drift of the {self.k} nearest neighbours")
+        left.set_title(f"Drift of the {self.k} nearest by code")
         left.legend(loc="upper center", ncols=2, fontsize=10, columnspacing=1.0, frameon=False)
         errors = 2 * frame["relative_mask_variance_se"].to_numpy()
         right.bar(at, frame["relative_mask_variance"], 0.6, yerr=errors, color=VERMILION, **bars)
@@ -203,6 +219,7 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(error)
 
 
+@of_model
 def drift(
     model: VAE,
     user_items: Interactions,

@@ -27,6 +27,7 @@ from coterie.mechanisms.measurement import (
     Measurement,
     SampleSize,
     choose,
+    of_model,
     with_histories,
 )
 from coterie.mechanisms.numbers import number, uncertain
@@ -180,7 +181,7 @@ class Information(Measurement):
         state = "has not collapsed"
         if telling < FEW_TELLING * total:
             state = "has partly collapsed"
-        small = "" if active > 0.9 * telling else ", as the latent space is small"
+        small = "" if active > 0.9 * telling else ", as the codes vary little"
         return (
             f"The posterior {state}: {telling} of {total} dimensions tell users apart; by the "
             f"fixed threshold (mean varying by more than {ACTIVE_VARIANCE}) {active} are "
@@ -222,6 +223,10 @@ class Information(Measurement):
             f"{number(max(self.kl - self.mutual_information_upper, 0))} and "
             f"{number(self.marginal_kl)}."
         ]
+
+    def bounds(self) -> frozenset[str]:
+        """Where the mutual information saturates, it and the rest only bound the true values."""
+        return frozenset({"mutual_information", "marginal_kl"}) if self.saturated else frozenset()
 
     def to_frame(self) -> pl.DataFrame:
         """One row per dimension: divergence, variance of the mean, moments of q̄."""
@@ -272,6 +277,7 @@ class Information(Measurement):
                 axis.plot(ranks[which], heights[which], ".", color=color, label=label)
 
 
+@of_model
 def information(
     model: VAE,
     user_items: Interactions,

@@ -26,6 +26,8 @@ from coterie.mechanisms.measurement import (
     SampleSize,
     choose,
     choose_pairs,
+    of_model,
+    sought_among,
     with_histories,
 )
 from coterie.mechanisms.neighbours import nearest_codes
@@ -133,8 +135,9 @@ class LatentMap(Measurement):
         )
 
     def warnings(self) -> list[str]:
-        """Maps of collapsed models."""
-        return [
+        """Neighbours among a sample only; maps of collapsed models."""
+        found = sought_among(self.sample, "the map keeps fewer")
+        return found + [
             f"No dimension of {name} tells users apart: its map shows differences far below the "
             "noise of the code."
             for name in self.collapsed
@@ -194,6 +197,7 @@ def _dots(axis: "Axes", at: np.ndarray, names: np.ndarray, colors: Mapping[str, 
             axis.scatter(x, y, size, color=[color], linewidths=0, label=label, rasterized=True)
 
 
+@of_model
 def latent_map(
     models: Mapping[str, VAE],
     user_items: Interactions,

@@ -6,7 +6,7 @@ newly if one user keeps it and the other does not (2ρ(1 − ρ)). So the masked
 ``D ~ Binomial(d, ρ) + Binomial(c, 2ρ(1 − ρ))``; under one mask for both, ``Binomial(d, ρ)``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,10 +26,12 @@ from coterie.mechanisms.masked_distance import (
     masked_odds,
 )
 from coterie.mechanisms.measurement import (
+    LEAST_PAIRS,
     Budget,
     Measurement,
     SampleSize,
     choose_pairs,
+    too_few,
     with_histories,
 )
 from coterie.mechanisms.numbers import number, percent, uncertain
@@ -92,6 +94,10 @@ class MaskGeometry(Measurement):
         "nearest_contraction",
         "farthest_contraction",
     )
+    labels: ClassVar[Mapping[str, str]] = {
+        "nearest_contraction": "contraction_nearest_tenth_by_history",
+        "farthest_contraction": "contraction_farthest_tenth_by_history",
+    }
     sample: SampleSize
     keep_probability: float
     pairs: np.ndarray
@@ -175,7 +181,7 @@ class MaskGeometry(Measurement):
             f"pairs contract in expectation, because they have more than 2ρ = {2 * rho:g} "
             f"differing items per shared one; {percent(figures['expanding_share'])} expand"
             + (", so masks hardly ever push users apart. " if rare else ". ")
-            + "The nearest tenth of the pairs keeps "
+            + "The nearest tenth of the pairs by history keeps "
             f"{number(figures['nearest_expected_ratio'], 3)} of its distance and comes closer with "
             "probability "
             f"{number(figures['nearest_contraction'])}, the farthest tenth "
@@ -197,6 +203,10 @@ class MaskGeometry(Measurement):
                 "leave them out, since independent masks can only push them apart."
             )
         return found
+
+    def too_small(self) -> str:
+        """So few pairs leave less than ten to a tenth."""
+        return too_few(self.sample.used, LEAST_PAIRS, self.sample.unit)
 
     def to_frame(self) -> pl.DataFrame:
         """One row per tenth of the pairs by distance, nearest first."""

@@ -1,8 +1,10 @@
 """What every measure gives, and how large a sample it may take."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import numpy as np
 import polars as pl
@@ -11,11 +13,21 @@ import torch
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, DataError
 from coterie.mechanisms.numbers import UNCERTAIN, size
+from coterie.recommender import Recommender
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 NOMINAL_RATE = 2e10  # float32 operations per second that a budget reckons with: two modest cores
+LEAST_USERS = 10  # fewer users or pairs behind a figure say nothing
+LEAST_PAIRS = 100  # of a measure whose figures are of tenths of its pairs
+
+
+class SmallBudgetError(DataError):
+    """A budget that lets too little be looked at, though there is more."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,9 @@ class Budget:
         Raises
         ------
         DataError
-            Fewer than ``least`` are available, or fit into the memory; the message says which.
+            Fewer than ``least`` are available.
+        SmallBudgetError
+            Fewer than ``least`` fit into the memory.
         """
         if available < least:
             raise DataError(
@@ -91,7 +105,7 @@ class Budget:
             )
         fit = int(self.memory // memory) if memory else available
         if fit < least:
-            raise DataError(
+            raise SmallBudgetError(
                 f"The memory budget of {size(self.memory)} fits {fit} {unit}, but at least "
                 f"{least} are needed: allow {size(least * memory)}."
             )
@@ -104,8 +118,8 @@ class Measurement(ABC):
 
     Subclasses are frozen dataclasses. Class variables: ``name`` (a word for files and JSON),
     ``title`` (a heading), ``meaning`` (how to read it, two or three sentences), ``method`` (how
-    it was computed, with the numbered result of the source) and ``headline`` (the figures that
-    tables show; all if it is empty).
+    it was computed, with the numbered result of the source), ``headline`` (the figures that
+    tables show; all if it is empty) and ``labels`` (names that tables show instead).
     """
 
     name: ClassVar[str]
@@ -113,6 +127,7 @@ class Measurement(ABC):
     meaning: ClassVar[str]
     method: ClassVar[str]
     headline: ClassVar[tuple[str, ...]] = ()
+    labels: ClassVar[Mapping[str, str]] = {}
     sample: SampleSize
 
     @abstractmethod
@@ -123,11 +138,30 @@ class Measurement(ABC):
         """
 
     def headlines(self) -> dict[str, float]:
-        """The figures that tables show, with their standard errors and intervals."""
-        if not self.headline:
-            return self.figures()
-        names = {*self.headline, *(f"{x}_{of}" for x in self.headline for of in UNCERTAIN)}
-        return {name: value for name, value in self.figures().items() if name in names}
+        """The figures that tables show, with their standard errors and intervals.
+
+        By their labels; NaN, which tables show as ``–``, where :meth:`hidden` says so.
+        """
+        figures, hidden = self.figures(), self.hidden()
+        found = {}
+        for name in self.headline or figures:
+            for key in (name, *(f"{name}_{of}" for of in UNCERTAIN)):
+                if key in figures:
+                    label = self.labels.get(name, name) + key.removeprefix(name)
+                    found[label] = float("nan") if name in hidden else figures[key]
+        return found
+
+    def hidden(self) -> frozenset[str]:
+        """Headline figures that say nothing here, for example as too few pairs stand behind."""
+        return frozenset()
+
+    def bounds(self) -> frozenset[str]:
+        """Headline figures that are only bounds here, so that differences of them say nothing."""
+        return frozenset()
+
+    def too_small(self) -> str:
+        """Why so small a sample says nothing, as a sentence; empty if it says something."""
+        return too_few(self.sample.used, LEAST_USERS, self.sample.unit)
 
     @abstractmethod
     def sentence(self) -> str:
@@ -158,6 +192,49 @@ class Measurement(ABC):
                 "unit": self.sample.unit,
             },
         }
+
+
+def too_few(used: int, least: int, unit: str) -> str:
+    """A sentence if fewer than ``least`` of the unit were looked at, else nothing."""
+    if used >= least:
+        return ""
+    return (
+        f"Only {used} {unit} would stand behind its figures, but at least {least} are needed: "
+        "allow a larger budget, or pass more users."
+    )
+
+
+def sought_among(users: SampleSize, effect: str) -> list[str]:
+    """A warning that neighbours are the nearest of a sample; none if all users are candidates.
+
+    ``effect`` says what would be otherwise among more users.
+    """
+    if users.used == users.available:
+        return []
+    return [
+        f"Nearest neighbours were sought among {users.used:,} of {users.available:,} users; among "
+        f"more of them {effect}. Compare only runs of one budget."
+    ]
+
+
+def of_model(measure: Callable[P, R]) -> Callable[P, R]:
+    """The function, which refuses a :class:`Recommender` (:class:`ConfigError`) for its model."""
+
+    @wraps(measure)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        given: Any = args[0] if args else kwargs.get("model", kwargs.get("models"))
+        if any(isinstance(of, Recommender) for of in _each(given)):
+            raise ConfigError(
+                f"{getattr(measure, '__name__', 'This measure')} measures a model, but got a "
+                "Recommender: pass recommender.model."
+            )
+        return measure(*args, **kwargs)
+
+    return checked
+
+
+def _each(given: Any) -> list[Any]:
+    return list(given.values()) if isinstance(given, Mapping) else [given]
 
 
 def with_histories(user_items: Interactions) -> np.ndarray:

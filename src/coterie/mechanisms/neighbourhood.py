@@ -14,7 +14,7 @@ import torch
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError
 from coterie.mechanisms.gradients import DecoderGradients, jackknife
-from coterie.mechanisms.measurement import Budget, Measurement, SampleSize
+from coterie.mechanisms.measurement import Budget, Measurement, SampleSize, of_model
 from coterie.mechanisms.nearby import Nearby, affordable, near_gradients, survey
 from coterie.mechanisms.numbers import percent
 from coterie.mechanisms.style import BLACK, BLUE, GREEN, ORANGE, new_figure
@@ -217,6 +217,7 @@ def _title(axes: "Axes", title: str, kinds: np.ndarray) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=3, fontsize=9, **spacing)
 
 
+@of_model
 @torch.no_grad()
 def neighbourhood(
     model: VAE,

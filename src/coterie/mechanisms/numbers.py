@@ -89,9 +89,10 @@ def with_errors(values: Mapping[str, Any]) -> dict[str, str]:
         error = values.get(f"{name}_se")
         low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
         text = number(value)
-        if error is not None and value is not None:
+        known = value is not None and value == value
+        if known and error is not None:
             text = uncertain(value, error)
-        elif low is not None and high is not None:
+        elif known and low is not None and high is not None:
             text = f"{text} ({number(low)} to {number(high)})"
         shown[name.replace("_", " ")] = text
     return shown

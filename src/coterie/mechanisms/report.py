@@ -9,6 +9,7 @@ import polars as pl
 
 from coterie.errors import ConfigError
 from coterie.mechanisms.collaboration import Collaboration
+from coterie.mechanisms.compared import HOW, differences, effects_of_alignment
 from coterie.mechanisms.measurement import Measurement
 from coterie.mechanisms.numbers import number, with_errors
 from coterie.mechanisms.page import (
@@ -19,9 +20,11 @@ from coterie.mechanisms.page import (
     Table,
     write_page,
 )
-from coterie.mechanisms.style import save_figure
+from coterie.mechanisms.style import save_figure, share_limits
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from coterie.mechanisms.diagnose import Diagnosis
 
 TITLE = "Who helps whom, and why"
@@ -102,6 +105,8 @@ def write_figures(
 ) -> list[Path]:
     """Write ``MEASURE-MODEL.FORMAT`` for each plot; returns the files.
 
+    What is the same for all models, as it depends on the data only, is ``MEASURE.FORMAT``.
+
     Parameters
     ----------
     diagnoses
@@ -123,34 +128,51 @@ def write_figures(
     if unknown := [kind for kind in formats if kind not in FORMATS]:
         raise ConfigError(f"Figures can be {', '.join(FORMATS)}; got {unknown[0]!r}.")
     written = []
-    for stem, measurement in _plots(diagnoses, latent_map):
-        figure = measurement.plot()
+    for stem, figure in _plots(diagnoses, latent_map):
         written += [save_figure(figure, Path(folder) / f"{stem}.{kind}") for kind in formats]
     return written
 
 
 def _plots(
     diagnoses: Mapping[str, "Diagnosis"], latent_map: Measurement | None
-) -> Iterator[tuple[str, Measurement]]:
+) -> Iterator[tuple[str, "Figure"]]:
     """Each plot with the stem of its file; models whose names become equal are numbered."""
+    slugs = _slugs(diagnoses)
+    for name in measured(diagnoses):
+        found = by_model(name, diagnoses)
+        for model, figure in _drawn(found).items():
+            yield f"{name}-{slugs[model]}" if model in slugs else name, figure
+    if latent_map is not None:
+        yield latent_map.name, latent_map.plot()
+
+
+def _drawn(found: Mapping[str, Measurement]) -> dict[str, "Figure"]:
+    """One measure's plots by model, with the same axes."""
+    figures = {model: one.plot() for model, one in found.items()}
+    share_limits(list(figures.values()))
+    return figures
+
+
+def _slugs(models: Iterable[str]) -> dict[str, str]:
+    """Parts of files' names by model; what becomes equal is numbered."""
     taken: set[str] = set()
-    for model, diagnosis in diagnoses.items():
+    slugs: dict[str, str] = {}
+    models = list(models)
+    for model in models:
         slug = plain = re.sub(r"[^\w.]+", "-", model).strip("-.") or "model"
-        for again in range(2, len(diagnoses) + 2):
+        for again in range(2, len(models) + 2):
             if slug.casefold() not in taken:  # some file systems do not tell cases apart
                 break
             slug = f"{plain}-{again}"
         taken.add(slug.casefold())
-        for name, measurement in diagnosis.measurements.items():
-            yield f"{name}-{slug}", measurement
-    if latent_map is not None:
-        yield latent_map.name, latent_map
+        slugs[model] = slug
+    return slugs
 
 
 def _lead(diagnoses: Mapping[str, "Diagnosis"]) -> str:
     first = next(iter(diagnoses.values()))
     users, items = first.data["users"], first.data["items"]
-    several = f"{len(diagnoses)} models side by side: {', '.join(diagnoses)}."
+    several = f"{len(diagnoses)} models side by side: {', '.join(diagnoses)}. {HOW}"
     one = f"The model {next(iter(diagnoses))}."
     return (
         f"{several if len(diagnoses) > 1 else one} Measured on {users:,} users and {items:,} items "
@@ -166,13 +188,22 @@ def _summary(
         point = Point(latent_map.sentence())
         warnings = tuple(latent_map.warnings())
         panels.append(Panel(latent_map.title, None, (point,), warnings, latent_map.name))
-    notes = []
+    return Section(
+        "What was found", "summary", figures=tuple(panels), notes=not_measured(diagnoses)
+    )
+
+
+def not_measured(diagnoses: Mapping[str, "Diagnosis"]) -> tuple[str, ...]:
+    """What models lack, and why: each reason once."""
+    lacking: dict[tuple[str, str], list[str]] = {}
     for name in dict.fromkeys(name for one in diagnoses.values() for name in one.skipped):
-        if name not in names:
-            title = name.replace("_", " ").capitalize()
-            reasons = by_text(_skipped(name, diagnoses))
-            notes += [f"{title}, {models}. {text}" for models, text in reasons]
-    return Section("What was found", "summary", figures=tuple(panels), notes=tuple(notes))
+        reasons = {m: [d.skipped[name]] for m, d in diagnoses.items() if name in d.skipped}
+        for models, text in by_text(reasons):
+            lacking.setdefault((models, text), []).append(name.replace("_", " "))
+    return tuple(
+        f"Not measured, {models}: {', '.join(names)}. {text}"
+        for (models, text), names in lacking.items()
+    )
 
 
 def by_model(name: str, diagnoses: Mapping[str, "Diagnosis"]) -> dict[str, Measurement]:
@@ -190,15 +221,29 @@ def by_model(name: str, diagnoses: Mapping[str, "Diagnosis"]) -> dict[str, Measu
 
 
 def _finding(name: str, diagnoses: Mapping[str, "Diagnosis"]) -> Panel:
-    """One measure's sentence about each model."""
+    """How the models differ in one measure; its sentence where there is nothing to compare."""
     alone = len(diagnoses) == 1
     found = by_model(name, diagnoses)
-    points = [Point(one.sentence(), "" if alone else model) for model, one in found.items()]
-    points += [Point(text, who) for who, text in by_text(_skipped(name, diagnoses))]
+    if len(found) == 1:
+        points = [Point(one.sentence(), "" if alone else model) for model, one in found.items()]
+    else:
+        points = [Point(text, model) for model, text in comparisons(name, diagnoses)]
     told = {model: tuple(one.warnings()) for model, one in found.items()}
     warnings = [text if alone else f"{who}: {text}" for who, text in by_text(told)]
     title = next(iter(found.values())).title
     return Panel(title, None, tuple(points), tuple(warnings), name)
+
+
+def comparisons(name: str, diagnoses: Mapping[str, "Diagnosis"]) -> list[tuple[str, str]]:
+    """Pairs of a model and how it differs from the first in one measure, as sentences."""
+    found = by_model(name, diagnoses)
+    told = differences(found)
+    effects = effects_of_alignment(found, diagnoses)
+    return [
+        (model, " ".join(text for text in (told.get(model), effects.get(model)) if text))
+        for model in found
+        if model in told or model in effects
+    ]
 
 
 def _section(name: str, diagnoses: Mapping[str, "Diagnosis"]) -> Section:
@@ -206,15 +251,23 @@ def _section(name: str, diagnoses: Mapping[str, "Diagnosis"]) -> Section:
     found = by_model(name, diagnoses)
     example = next(iter(found.values()))
     figures = {model: one.headlines() for model, one in found.items()}
-    skipped = [Panel(who, None, (Point(text),)) for who, text in by_text(_skipped(name, diagnoses))]
+    lacking = by_text(_skipped(name, diagnoses))
+    # One model's sentence stands in the summary, where there is nothing to compare.
+    sentences = {model: one.sentence() for model, one in found.items() if len(found) > 1}
+    drawn = _drawn(found)
     return Section(
         example.title,
         name,
         (example.meaning,),
         (Table.by_model("Headline figures", figures),),
-        (*(_panel(model, one) for model, one in found.items()), *skipped),
+        tuple(
+            _panel(model, one, drawn[model], sentences.get(model)) for model, one in found.items()
+        ),
         tuple(_details(found)),
-        (f"How it was computed: {example.method}",),
+        (
+            *(f"{who}: {text}" for who, text in lacking),
+            f"How it was computed: {example.method}",
+        ),
     )
 
 
@@ -226,8 +279,8 @@ def _details(found: Mapping[str, Measurement]) -> Iterator[Table]:
         yield Table.of_frame("In detail", _joined(found, frames))
     for model, one in found.items():
         if isinstance(one, Collaboration) and one.related:
-            of_model = f", {model}" if len(found) > 1 else ""
-            caption = f"Far-but-related pairs with the most shared taste{of_model}"
+            of_model = f"{model}: " if len(found) > 1 else ""
+            caption = f"{of_model}Far-but-related pairs with the most shared taste"
             yield Table.of_frame(
                 caption, one.related_frame().select(RELATED.keys()).rename(RELATED)
             )
@@ -257,15 +310,17 @@ def _shared_section(found: Measurement, models: Sequence[str]) -> Section:
         found.name,
         (found.meaning,),
         (table,) if table.rows else (),
-        (_panel("All models, one projection", found),),
+        (_panel("All models, one projection", found, found.plot()),),
         notes=(f"How it was computed: {found.method}",),
     )
 
 
-def _panel(heading: str, found: Measurement) -> Panel:
-    image = Image.of(found.plot(), f"Plot for {heading}: {found.title}. {found.sentence()}")
-    points = (Point(found.sentence()), Point(f"{found.sample}.", "Sample"))
-    return Panel(heading, image, points, tuple(found.warnings()))
+def _panel(
+    heading: str, found: Measurement, figure: "Figure", sentence: str | None = None
+) -> Panel:
+    image = Image.of(figure, f"Plot for {heading}: {found.title}.")
+    points = [Point(sentence)] if sentence else []
+    return Panel(heading, image, (*points, Point(f"{found.sample}.", "Sample")))
 
 
 def _about(diagnoses: Mapping[str, "Diagnosis"]) -> Section:

@@ -1,5 +1,6 @@
 """How figures look: one palette (Okabe–Ito, safe for the colour-blind), sizes, formats."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,21 @@ def new_figure(
         figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         axes = [figure.add_subplot(rows, columns, at + 1) for at in range(rows * columns)]
     return figure, axes
+
+
+def share_limits(figures: Sequence["Figure"]) -> None:
+    """Give axes at the same place of each figure the same limits, so that plots compare.
+
+    Figures with different numbers of axes, or scales, are left as they are.
+    """
+    if len({len(figure.axes) for figure in figures}) != 1:
+        return
+    for same in zip(*(figure.axes for figure in figures), strict=True):
+        for way in ("x", "y"):
+            if len({getattr(axes, f"get_{way}scale")() for axes in same}) == 1:
+                ends = [end for axes in same for end in getattr(axes, f"get_{way}lim")()]
+                for axes in same:
+                    getattr(axes, f"set_{way}lim")(min(ends), max(ends))
 
 
 def save_figure(figure: "Figure", path: Path) -> Path:

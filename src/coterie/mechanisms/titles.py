@@ -13,3 +13,10 @@ def item_names(items: pl.DataFrame) -> list[str]:
     ids = items["item_id"].cast(pl.String)
     names = items["title"].fill_null(ids) if "title" in items.columns else ids
     return names.to_list()
+
+
+def identified(items: pl.DataFrame) -> list[str]:
+    """The ids, each before its title where that is known."""
+    ids = items["item_id"].cast(pl.String).to_list()
+    names = zip(ids, item_names(items), strict=True)
+    return [of if of == name else f"{of} {name}" for of, name in names]

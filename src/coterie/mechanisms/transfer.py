@@ -1,5 +1,6 @@
 """Who helps whom: the latent sharing radius, influence, and the change that a real step brings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,7 +10,14 @@ import torch
 
 from coterie.data.interactions import Interactions
 from coterie.mechanisms.measured_pairs import MeasuredPairs, measure_pairs
-from coterie.mechanisms.measurement import Budget, Measurement, SampleSize
+from coterie.mechanisms.measurement import (
+    LEAST_PAIRS,
+    Budget,
+    Measurement,
+    SampleSize,
+    of_model,
+    too_few,
+)
 from coterie.mechanisms.numbers import number, percent, uncertain
 from coterie.mechanisms.pairs import standard_error
 from coterie.mechanisms.style import BLUE, ORANGE, VERMILION, new_figure
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_BINS = 10
+NEAREST = "nearest by history"
 LARGE_SHARE = 0.1  # second order above this share of first order is worth a warning
 
 
@@ -65,6 +74,10 @@ class Transfer(Measurement):
         "cosine_nearest_decile",
         "cosine_farthest_decile",
     )
+    labels: ClassVar[Mapping[str, str]] = {
+        "cosine_nearest_decile": "cosine_nearest_tenth_by_code",
+        "cosine_farthest_decile": "cosine_farthest_tenth_by_code",
+    }
     sample: SampleSize
     pairs: MeasuredPairs
 
@@ -123,6 +136,10 @@ class Transfer(Measurement):
             f"distance and {uncertain(far['cosine'], far['cosine_se'])} in the farthest."
         )
 
+    def too_small(self) -> str:
+        """So few random pairs leave less than ten to a tenth."""
+        return too_few(int(self.pairs.random.sum()), LEAST_PAIRS, "random pairs")
+
     def warnings(self) -> list[str]:
         """Violations of the theorem, an empty radius, and a step that is not first order."""
         pairs, found = self.pairs, []
@@ -153,14 +170,14 @@ class Transfer(Measurement):
         return self.pairs.to_frame()
 
     def deciles(self) -> pl.DataFrame:
-        """Means by decile of W1 of the random pairs, and of the nearest neighbours (decile 0)."""
+        """Means by decile of W1 of the random pairs, and of those nearest by history (decile 0)."""
         pairs, random = self.pairs, self.pairs.random
         edges = np.quantile(pairs.w1[random], np.linspace(0, 1, N_BINS + 1)[1:-1])
         tenth = np.where(random, 1 + np.searchsorted(edges, pairs.w1, side="left"), 0)
         rows = []
         for at in np.unique(tenth).tolist():
             chosen = tenth == at
-            row = {"pairs_of": "random" if at else "nearest neighbours", "decile": at}
+            row = {"pairs_of": "random" if at else NEAREST, "decile": at}
             row |= {"n_pairs": int(chosen.sum()), "w1": float(pairs.w1[chosen].mean())}
             for name, values in (
                 ("cosine", pairs.gradients.cosine),
@@ -179,7 +196,7 @@ class Transfer(Measurement):
         figure, (left, right) = new_figure(2)
         for kind, color, marker in (
             ("random", BLUE, "o-"),
-            ("nearest neighbours", ORANGE, "D"),
+            (NEAREST, ORANGE, "D"),
         ):
             rows = self.deciles().filter(pl.col("pairs_of") == kind)
             errors = 1.96 * rows["cosine_se"].to_numpy()
@@ -231,13 +248,14 @@ def _share(hits: np.ndarray, flag: np.ndarray) -> float | None:
 
 def _checked(pairs: MeasuredPairs, flag: np.ndarray, words: str) -> str:
     share, near = _share(pairs.improved, flag), int((~pairs.random).sum())
-    every = f"{len(flag):,} ({near:,} of them nearest neighbours)" if near else f"{len(flag):,}"
+    every = f"{len(flag):,} ({near:,} of them {NEAREST})" if near else f"{len(flag):,}"
     if share is None:
         return f"No pair of {every} is {words}."
     exact = "all" if share == 1 else f"only {percent(share)}"
     return f"{int(flag.sum()):,} of {every} pairs are {words}; {exact} of them improved."
 
 
+@of_model
 def transfer(
     model: VAE,
     user_items: Interactions,

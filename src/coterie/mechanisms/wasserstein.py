@@ -1,5 +1,6 @@
 """How far apart users' posteriors are, and how that follows from their histories (Lemma 2.4)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,10 +11,14 @@ import torch
 from coterie.data.interactions import Interactions
 from coterie.mechanisms.distances import w1_transport
 from coterie.mechanisms.measurement import (
+    LEAST_USERS,
     Budget,
     Measurement,
     SampleSize,
     choose,
+    of_model,
+    sought_among,
+    too_few,
     with_histories,
 )
 from coterie.mechanisms.numbers import number, percent, uncertain
@@ -24,6 +29,7 @@ from coterie.models.vae import VAE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NAMES = {"random": "random pairs", "nearest": "nearest by code"}
 MOST_TRANSPORTS, TRANSPORT_DRAWS = 128, 64
 FOLLOWS = (  # rank correlations, and words for those above
     (0.7, "closely follows"),
@@ -83,6 +89,11 @@ class Wasserstein(Measurement):
         "rank_correlation",
     )
 
+    labels: ClassVar[Mapping[str, str]] = {
+        "w2_nearest": "w2_nearest_by_code",
+        "l1_nearest": "l1_nearest_by_code",
+    }
+
     def _kind(self, kind: str) -> pl.DataFrame:
         return self.pairs.filter(pl.col("kind") == kind)
 
@@ -121,7 +132,7 @@ class Wasserstein(Measurement):
             "In this sample two random users lie "
             f"{uncertain(at['w2_random'], at['w2_random_se'])} apart in latent space (W2; W1 is at "
             f"most {percent(1 - at['w1_lower_share_random'])} less) and differ in "
-            f"{at['l1_random']:.0f} items; nearest neighbours lie "
+            f"{at['l1_random']:.0f} items; neighbours nearest by code lie "
             f"{uncertain(at['w2_nearest'], at['w2_nearest_se'])} apart and differ in "
             f"{at['l1_nearest']:.0f}."
         )
@@ -139,15 +150,15 @@ class Wasserstein(Measurement):
 
     def warnings(self) -> list[str]:
         """Neighbours among a sample only; equal histories."""
-        found = []
-        if self.n_users < self.n_available:
-            found.append(
-                f"Nearest neighbours were sought among {self.n_users:,} of {self.n_available:,} "
-                "users; among all of them they are closer."
-            )
+        among = SampleSize(self.n_users, self.n_available, "users")
+        found = sought_among(among, "they are closer")
         if equal := self.pairs["ratio"].null_count():
             found.append(f"{equal} pairs have equal histories and so no ratio.")
         return found
+
+    def too_small(self) -> str:
+        """Pairs of so few users are nearly the same pairs."""
+        return too_few(self.n_users, LEAST_USERS, "users") or super().too_small()
 
     def to_frame(self) -> pl.DataFrame:
         """``pairs``."""
@@ -159,7 +170,7 @@ class Wasserstein(Measurement):
         for kind, colour, marker in (("random", BLUE, "o"), ("nearest", VERMILION, "s")):
             x, low, middle, high = _by_decile(self._kind(kind))
             axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-            label = f"{kind} pairs: median, middle 80 %"
+            label = f"{NAMES[kind]}: median, middle 80 %"
             axes.plot(x, middle, color=colour, marker=marker, markersize=4, label=label)
         axes.set_xlabel("items in which the histories differ (L1)")
         axes.set_ylabel("distance of posteriors (W2, latent units)")
@@ -182,6 +193,7 @@ def _by_decile(pairs: pl.DataFrame) -> np.ndarray:
     ).T
 
 
+@of_model
 def wasserstein(
     model: VAE,
     user_items: Interactions,

@@ -22,6 +22,7 @@ LARGEST_SVG = 300_000  # bytes; plots of very many marks are smaller as PNG
 PIXELS_PER_INCH = 96  # of CSS
 PNG_DPI = 192  # sharp on dense screens
 BROAD = 600  # pixels of a plot that a phone does not show as a whole
+PHONE_COLUMNS = 2  # of a table, that a phone shows as a whole
 NARROW = 340  # pixels of a panel of text
 LEGIBLE = 0.62  # of its natural width, below which a plot's letters are too small
 
@@ -99,6 +100,11 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     prose: frozenset[int] = frozenset()
+
+    @property
+    def broad(self) -> bool:
+        """Whether a phone may show a part of it at a time."""
+        return len(self.columns) > PHONE_COLUMNS
 
     @classmethod
     def by_model(
