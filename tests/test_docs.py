@@ -47,6 +47,8 @@ DOCUMENTED = (
     "coterie.experiment.settings.Guardrail",
     "coterie.experiment.settings.Group",
     "coterie.experiment.events.Event",
+    "coterie.serving.settings.ServeConfig",
+    "coterie.serving.settings.ItemFilter",
 )
 NONE, REQUIRED = "none", "required"
 SETTINGS = re.compile(r"^<!-- settings: (\S+) -->\n((?:\|.*\n)+)", re.MULTILINE)

@@ -1,0 +1,137 @@
+"""``coterie serve``: a model, or the arms of an experiment, behind HTTP."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from coterie.cli.app import new_app
+from coterie.cli.options import ConfigFile, Section, Settings, Threads, accepts
+from coterie.cli.output import Output
+from coterie.cli.paths import DATA_FORMAT, SPLIT_FORMAT, format_of, model_folder, require_format
+from coterie.cli.recommend import read_ids
+from coterie.data.interactions import Interactions
+from coterie.data.parts import Split
+from coterie.errors import ConfigError, MissingExtraError
+from coterie.experiment.settings import read_experiment
+from coterie.serving.settings import ItemFilter, ServeConfig
+
+EXAMPLES = """\
+MODEL is a model's folder, or the folder of the run that trained it. It serves
+everyone outside the experiments, and the control (first) arm of each. The store
+is created, or brought to this version, when the server starts. A new version of
+a model's folder is served as soon as it is there. Keys that clients must send are
+read from COTERIE_API_KEYS, separated by commas. Needs the extra:
+pip install 'coterie[serve]'.
+
+Examples:
+  coterie serve run
+  coterie serve run --port 80 --host 0.0.0.0 --database postgresql://coterie@db/shop
+  coterie serve control --arm pia=treated --experiment pia.toml
+  coterie serve run --import-histories data --community split --config serve.toml
+"""
+SECTION = Section(ServeConfig, "Server", at="serve")
+Arms = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--arm",
+        negative_iterable=(),
+        show_default=False,
+        help="NAME=MODEL, the model of an experiment's arm; may be repeated.",
+    ),
+]
+Experiments = Annotated[
+    tuple[Path, ...],
+    Parameter(
+        name="--experiment",
+        negative_iterable=(),
+        show_default=False,
+        help="TOML file of an experiment; may be repeated.",
+    ),
+]
+
+app = new_app("serve", EXAMPLES)
+
+
+@app.default
+@accepts(SECTION)
+def serve(
+    model: Annotated[Path, Parameter(help="The model.")],
+    /,
+    *,
+    settings: Settings,
+    arm: Arms = (),
+    experiment: Experiments = (),
+    import_histories: Annotated[
+        Path | None,
+        Parameter(help="Data set or split; its users' items are added to the store first."),
+    ] = None,
+    community: Annotated[
+        Path | None,
+        Parameter(help="Data set, or split (its training users): who may help, to explain."),
+    ] = None,
+    threads: Threads = None,
+    config: ConfigFile = None,
+) -> None:
+    """Answer requests for recommendations over HTTP."""
+    options = settings.read(ServeConfig)
+    folders = {"default": model_folder(model), **_arms(arm)}
+    filters = {name: _filter(name, rules) for name, rules in settings.table("filters").items()}
+    experiments = tuple(map(read_experiment, experiment))
+    helpers = None if community is None else _users(community)
+    newcomers = None if import_histories is None else _users(import_histories)
+    try:
+        from coterie.serving.process import run
+        from coterie.serving.store import Store
+    except ImportError as error:
+        raise MissingExtraError(
+            f"`coterie serve` needs {error.name}, which is not installed: "
+            "pip install 'coterie[serve]'"
+        ) from error
+    from coterie.serving.fleet import Fleet
+    from coterie.serving.keys import Keys
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    keys = Keys.from_environment()
+    fleet = Fleet(folders, experiments=experiments, filters=filters, community=helpers)
+    store = Store(options.database)
+    if newcomers is not None:
+        count = store.import_histories(newcomers)
+        Output().note(f"{count:,} interactions are in {store}")
+    run(options, fleet, store, keys)
+
+
+def _arms(given: tuple[str, ...]) -> dict[str, Path]:
+    arms: dict[str, Path] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path) or name in arms or name == "default":
+            raise ConfigError(
+                f"--arm takes NAME=MODEL, each NAME once and none 'default', got {text!r}."
+            )
+        arms[name] = model_folder(Path(path))
+    return arms
+
+
+def _filter(name: str, rules: Any) -> ItemFilter:
+    """A filter of the configuration file; ``@FILE`` stands for the ids in a file."""
+    if not isinstance(rules, dict):
+        raise ConfigError(f"filters.{name} must be a table with allow or deny, got {rules!r}.")
+    given = {
+        key: [str(one) for one in ids] if isinstance(ids, list) else ids
+        for key, ids in rules.items()
+    }
+    found = ItemFilter.read(given)
+    allow = None if found.allow is None else tuple(read_ids(list(map(str, found.allow))) or ())
+    return ItemFilter(allow=allow, deny=tuple(read_ids(list(map(str, found.deny))) or ()))
+
+
+def _users(path: Path) -> Interactions:
+    """A data set, or the training users of a split."""
+    if format_of(path) == SPLIT_FORMAT:
+        return Split.open(path).train
+    require_format(path, DATA_FORMAT)
+    return Interactions.open(path)

@@ -1,0 +1,129 @@
+"""The application: routes, refusals, OpenAPI, start and end."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from pydantic import ValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from coterie.errors import ConfigError, DataError, NotFittedError
+from coterie.serving.guard import NO_ANSWER, Guard
+from coterie.serving.keys import VARIABLE, Keys
+from coterie.serving.lanes import Overloaded
+from coterie.serving.problem import mistakes, problem
+from coterie.serving.routes import BODIES, router
+from coterie.serving.service import NotFound, Service
+from coterie.serving.store import StoreUnavailable
+
+STATUS: dict[type[Exception], int] = {
+    DataError: 422,
+    ConfigError: 422,
+    NotFittedError: 422,
+    NotFound: 404,
+    Overloaded: 503,
+}
+
+
+def create_app(service: Service, keys: Keys) -> ASGIApp:
+    """The guarded application of one service, which it closes when it ends.
+
+    More routes, such as pages, are added to the ``FastAPI`` that :func:`create_api` makes.
+    """
+    return guarded(create_api(service, secured=bool(keys)), service, keys)
+
+
+def create_api(service: Service, *, secured: bool) -> FastAPI:
+    """The interface without its guard; ``secured`` says in OpenAPI that a key is needed."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await service.close()
+
+    # no documentation pages: they would load scripts from elsewhere
+    api = FastAPI(title="coterie", version=version("coterie"), lifespan=lifespan, docs_url=None,
+                  redoc_url=None)  # fmt: skip
+    api.state.service = service
+    api.include_router(router)
+    for kind, status in STATUS.items():
+        api.add_exception_handler(kind, _refusing(status))
+    api.add_exception_handler(StoreUnavailable, _without_store)
+    api.add_exception_handler(RequestValidationError, _invalid)
+    api.add_exception_handler(HTTPException, _http)
+    api.add_exception_handler(ClientDisconnect, _gone)
+    api.add_exception_handler(Exception, _fault)
+    api.openapi = lambda: _openapi(api, secured=secured)  # type: ignore[method-assign]
+    return api
+
+
+def guarded(api: FastAPI, service: Service, keys: Keys) -> ASGIApp:
+    """The interface behind its guard."""
+    return Guard(
+        api,
+        keys=keys,
+        most_bytes=service.config.most_bytes,
+        metrics=service.metrics,
+        access_log=service.config.access_log,
+    )
+
+
+def _refusing(status: int) -> Callable[[Request, Exception], Response]:
+    def handler(request: Request, error: Exception) -> Response:
+        return problem(request.scope, status, str(error))
+
+    return handler
+
+
+async def _without_store(request: Request, _: Exception) -> Response:
+    return problem(request.scope, 503, "The store does not answer.")
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if len(found) == 1 and isinstance(found[0], ValidationError):
+        return problem(request.scope, 422, mistakes(found[0]))
+    lines = [f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in found]
+    return problem(request.scope, 422, "; ".join(lines))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    refused = problem(request.scope, error.status_code, error.detail)
+    refused.headers.update(error.headers or {})
+    return refused
+
+
+async def _gone(request: Request, _: Exception) -> Response:
+    return Response(status_code=NO_ANSWER)
+
+
+async def _fault(request: Request, _: Exception) -> Response:
+    return problem(request.scope, 500, "A fault of the server; its log says more.")
+
+
+def _openapi(api: FastAPI, *, secured: bool) -> dict[str, Any]:
+    if api.openapi_schema is None:
+        schema = get_openapi(title=api.title, version=api.version, routes=api.routes)
+        _, bodies = models_json_schema(
+            [(model, "validation") for model in BODIES],
+            ref_template="#/components/schemas/{model}",
+        )
+        schema["components"]["schemas"] |= bodies["$defs"]
+        if secured:
+            schema["components"]["securitySchemes"] = {
+                "key": {"type": "http", "scheme": "bearer", "description": f"Of {VARIABLE}."}
+            }
+            schema["security"] = [{"key": []}]
+        api.openapi_schema = schema
+    return api.openapi_schema

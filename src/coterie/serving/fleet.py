@@ -1,0 +1,110 @@
+"""The models that a server serves, and their replacement while it runs."""
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from coterie.data.interactions import Interactions
+from coterie.errors import ConfigError, CoterieError
+from coterie.experiment.assignment import Roster, arm_of
+from coterie.experiment.settings import Experiment
+from coterie.serving.served import ServedModel, load, version_of
+from coterie.serving.settings import ItemFilter
+
+DEFAULT = "default"
+log = logging.getLogger(__name__)
+
+
+class Fleet:
+    """Models by name, and the experiments that divide users among them.
+
+    Parameters
+    ----------
+    folders
+        By name; :data:`DEFAULT` serves everyone outside the experiments, and the control (first)
+        arm of an experiment unless there is a model of that name.
+    experiments
+        All that may be asked for.
+    filters
+        Item filters that requests may name.
+    community
+        Known users, for explanations.
+
+    Raises
+    ------
+    ConfigError
+        Experiments cannot run together, an arm has no model, or a model no arm.
+    ArtifactError
+        A model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        folders: Mapping[str, Path],
+        *,
+        experiments: tuple[Experiment, ...] = (),
+        filters: Mapping[str, ItemFilter] | None = None,
+        community: Interactions | None = None,
+    ) -> None:
+        self.experiments = {one.name: one for one in Roster(experiments).experiments}
+        self.filters = dict(filters or {})
+        self._folders, self._community = dict(folders), community
+        self._arms = {
+            (one.name, arm): self._model_of(one, arm)
+            for one in experiments
+            for arm in one.arm_names
+        }
+        if idle := set(self._folders) - {DEFAULT, *self._arms.values()}:
+            raise ConfigError(f"No experiment has an arm {min(idle)!r}, so nobody would get it.")
+        self.models = {name: self._load(name) for name in self._folders}
+
+    def __getitem__(self, name: str) -> ServedModel:
+        return self.models[name]
+
+    def model_of(self, experiment: str, arm: str) -> str:
+        """The name of the model of an experiment's arm."""
+        return self._arms[experiment, arm]
+
+    def assign(self, experiment: Experiment, user: str, at: datetime) -> str | None:
+        """The arm of a user, or None: not running then, or the user takes no part."""
+        running = experiment.start <= at < experiment.end
+        return arm_of(experiment, user) if running else None
+
+    def newer(self, *, tried: Mapping[str, str]) -> dict[str, ServedModel | str]:
+        """Load what lies in other versions than those served; for a thread.
+
+        Parameters
+        ----------
+        tried
+            Versions that could not be loaded, by name; they are not tried again.
+
+        Returns
+        -------
+        dict
+            By name: the model; or, if it cannot be loaded, the version that failed. The one that
+            is served goes on.
+        """
+        found: dict[str, ServedModel | str] = {}
+        for name, folder in self._folders.items():
+            version = version_of(folder)
+            if version is None or version in (self.models[name].version, tried.get(name)):
+                continue
+            try:
+                found[name] = self._load(name)
+            except CoterieError as error:
+                log.error("the new version is not served", extra={"model": name, "why": str(error)})
+                found[name] = version
+        return found
+
+    def _load(self, name: str) -> ServedModel:
+        return load(self._folders[name], name=name, filters=self.filters, community=self._community)
+
+    def _model_of(self, experiment: Experiment, arm: str) -> str:
+        if arm in self._folders:
+            return arm
+        if arm == experiment.arm_names[0]:
+            return DEFAULT
+        raise ConfigError(
+            f"The arm {arm!r} of {experiment.name!r} has no model; give --arm {arm}=MODEL."
+        )

@@ -1,0 +1,122 @@
+"""What every request passes first: id, key, size, time; and what is noted when it ends."""
+
+import asyncio
+import logging
+import os
+import re
+import time
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coterie.serving.keys import Keys
+from coterie.serving.metrics import Metrics
+from coterie.serving.problem import problem
+
+OPEN = frozenset({"/healthz", "/readyz"})
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+BODY_SECONDS = 10.0
+NO_ANSWER = 499  # what proxies note when the client has gone
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+log = logging.getLogger("coterie.serving.access")
+faults = logging.getLogger("coterie.serving.faults")
+
+
+class Guard:
+    """ASGI middleware around the whole application.
+
+    Parameters
+    ----------
+    app
+        What is guarded.
+    keys
+        Who may ask; health and readiness are open to all.
+    most_bytes
+        Largest body.
+    metrics
+        Told about each request.
+    access_log
+        Whether to log each request: by route, so that no user's id gets into the log.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, keys: Keys, most_bytes: int, metrics: Metrics, access_log: bool
+    ) -> None:
+        self._app, self._keys, self._most_bytes = app, keys, most_bytes
+        self._metrics, self._access_log = metrics, access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given if REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
+        scope["request_id"] = request_id.decode()
+        added = [(b"x-request-id", request_id), (b"x-content-type-options", b"nosniff")]
+        status = NO_ANSWER
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *added]
+            await send(message)
+
+        try:
+            if scope["path"] in OPEN or self._keys.admit(headers.get(b"authorization")):
+                limited = _Limited(receive, self._most_bytes, headers.get(b"content-length"))
+                await self._app(scope, limited, noted)
+            else:
+                refused = problem(scope, 401, "A key is needed: Authorization: Bearer KEY.")
+                refused.headers["WWW-Authenticate"] = "Bearer"
+                await refused(scope, receive, noted)
+        except Exception:
+            faults.exception("a fault of the server", extra={"request_id": scope["request_id"]})
+        finally:
+            self._note(scope, status, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.request(route, method, status, seconds)
+        if self._access_log:
+            facts = {
+                "request_id": scope["request_id"],
+                "method": method,
+                "route": route,
+                "status": status,
+                "milliseconds": round(1000 * seconds, 2),
+            }
+            log.info("request", extra=facts)
+
+
+class _Limited:
+    """The body as it comes, until it is too long or too slow."""
+
+    def __init__(self, receive: Receive, most: int, announced: bytes | None) -> None:
+        self._receive, self._most = receive, most
+        self._got = 0
+        self._more = True
+        if announced is not None and announced.isdigit():
+            self._too_long = int(announced[:20]) > most
+        else:
+            self._too_long = False
+
+    async def __call__(self) -> Message:
+        if not self._more:
+            return await self._receive()  # how the application learns that the client has gone
+        if not self._too_long:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    message = await self._receive()
+            except TimeoutError:
+                raise HTTPException(408, f"The body took over {BODY_SECONDS:g} s.") from None
+            self._got += len(message.get("body", b""))
+            self._more = message.get("more_body", False)
+            self._too_long = self._got > self._most
+        if self._too_long:
+            raise HTTPException(413, f"A request may have {self._most:,} bytes.")
+        return message

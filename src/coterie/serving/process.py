@@ -1,0 +1,93 @@
+"""The process: a socket, signals, and a server that ends when it has answered everything."""
+
+import asyncio
+import logging
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from coterie.errors import StorageError
+from coterie.serving.app import create_app
+from coterie.serving.fleet import Fleet
+from coterie.serving.keys import VARIABLE, Keys
+from coterie.serving.log import set_up
+from coterie.serving.metrics import Metrics
+from coterie.serving.service import Service
+from coterie.serving.settings import ServeConfig
+from coterie.serving.store import Store
+
+BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 75  # longer than proxies keep idle connections, so that they close first
+LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
+log = logging.getLogger(__name__)
+
+
+def run(config: ServeConfig, fleet: Fleet, store: Store, keys: Keys) -> None:
+    """Serve until SIGTERM or SIGINT; returns when all that was accepted is answered.
+
+    SIGHUP loads new versions of the models at once.
+
+    Raises
+    ------
+    StorageError
+        The address is taken, or not ours.
+    """
+    listening = _socket(config)
+    set_up()
+    if not keys and config.host not in LOCAL:
+        log.warning("anyone who reaches this address may ask", extra={"set": VARIABLE})
+    service = Service(config, fleet, store, Metrics())
+    settings = uvicorn.Config(
+        create_app(service, keys),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=round(config.stop_seconds),
+    )
+    host, port = listening.getsockname()[:2]
+    models = {model.name: model.version for model in fleet.models.values()}
+    facts = {"host": host, "port": port, "models": models, "store": str(store)}
+    _Server(settings, service, facts).run(sockets=[listening])
+    log.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, whose end by a signal is a success, and which reloads models on SIGHUP."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, facts: dict[str, Any]) -> None:
+        super().__init__(config)
+        self._service, self._facts = service, facts
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        await super().startup(sockets)
+        log.info("ready", extra=self._facts)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit  # the second signal
+        self.should_exit = self._service.stopping = True
+
+    def _reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._service.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+
+def _socket(config: ServeConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server(
+            (config.host, config.port), family=family, backlog=BACKLOG, reuse_port=False
+        )
+    except OSError as error:
+        raise StorageError(
+            f"{config.host}:{config.port} cannot be listened on: {error.strerror}. Choose another "
+            "--port, or 0 for a free one."
+        ) from error

@@ -1,0 +1,186 @@
+"""The HTTP interface: what a path takes, whom it asks, what it answers.
+
+Bodies are read and answers written by pydantic's JSON code directly; the framework's own way over
+Python objects takes nearly twice as long.
+"""
+
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import to_json
+from starlette.responses import PlainTextResponse, Response
+
+from coterie.experiment.events import Event
+from coterie.serving import wire
+from coterie.serving.service import Service
+
+M = TypeVar("M")
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"model": wire.Problem, "description": "No key, or a wrong one."},
+    408: {"model": wire.Problem, "description": "The body came too slowly."},
+    413: {"model": wire.Problem, "description": "The body is too large."},
+    422: {"model": wire.Problem, "description": "The request is not what it should be."},
+    503: {
+        "model": wire.Problem,
+        "description": "Overloaded, or the store is away; come back after Retry-After seconds.",
+    },
+}
+MISSING: dict[int | str, dict[str, Any]] = {
+    404: {"model": wire.Problem, "description": "There is nothing of that name."}
+}
+EVENT = {
+    "event_id": "7c9e6679",
+    "user": "4711",
+    "kind": "click",
+    "time": "2026-03-01T10:00:00Z",
+    "item": "318",
+    "surface": "home_card",
+}
+BODIES = (wire.RecommendRequest, wire.BatchRequest, Event, wire.EventBatch)
+RECOMMEND = TypeAdapter(wire.RecommendRequest)
+BATCH = TypeAdapter(wire.BatchRequest)
+EVENTS: TypeAdapter[Event | wire.EventBatch] = TypeAdapter(Event | wire.EventBatch)
+
+router = APIRouter()
+Length = Annotated[int, Query(ge=1, description="How many of each.")]
+Id = Annotated[str, Path(min_length=1, max_length=512, pattern=r"^[^\x00]*$")]
+
+
+def _takes(*models: type[BaseModel], example: Any = None) -> dict[str, Any]:
+    """The description of a body that the handler reads itself."""
+    refs = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
+    content: dict[str, Any] = {"schema": refs[0] if len(refs) == 1 else {"anyOf": refs}}
+    if example is not None:
+        content["example"] = example
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def _gives(model: type[BaseModel], *more: dict[int | str, dict[str, Any]]) -> dict[int | str, Any]:
+    found: dict[int | str, Any] = {200: {"model": model}, **REFUSALS}
+    for one in more:
+        found |= one
+    return found
+
+
+async def _read(request: Request, adapter: TypeAdapter[M]) -> M:
+    try:
+        return adapter.validate_json(await request.body())
+    except ValidationError as error:
+        raise RequestValidationError([error]) from error
+
+
+def _json(value: Any) -> Response:
+    return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+@router.post(
+    "/v1/recommend",
+    summary="The best items for one user",
+    responses=_gives(wire.RecommendAnswer),
+    openapi_extra=_takes(wire.RecommendRequest),
+)
+async def recommend(request: Request) -> Response:
+    """From the items of the history, or the stored history of the user."""
+    asked = await _read(request, RECOMMEND)
+    return _json((await _service(request).recommend([asked]))[0])
+
+
+@router.post(
+    "/v1/recommend/batch",
+    summary="The best items for several users",
+    responses=_gives(wire.BatchAnswer),
+    openapi_extra=_takes(
+        wire.BatchRequest, example={"requests": [{"history": [318]}, {"user": "4711", "k": 5}]}
+    ),
+)
+async def recommend_batch(request: Request) -> Response:
+    """All requests are answered, or none."""
+    asked = await _read(request, BATCH)
+    return _json({"answers": await _service(request).recommend(asked.requests)})
+
+
+@router.get(
+    "/v1/items/{item_id:path}/similar",
+    summary="Items like one",
+    responses=_gives(wire.SimilarAnswer, MISSING),
+)
+async def similar(request: Request, item_id: Id, k: Length = 10) -> Response:
+    """By the default model."""
+    return _json(await _service(request).similar(item_id, k))
+
+
+@router.get(
+    "/v1/users/{user_id:path}/explain",
+    summary="Why a user gets its items",
+    responses=_gives(wire.ExplainAnswer, MISSING),
+)
+async def explain(
+    request: Request,
+    user_id: Id,
+    k: Length = 5,
+    item: Annotated[
+        list[str] | None, Query(max_length=50, description="Items to explain; else the best.")
+    ] = None,
+) -> Response:
+    """Who helps the user, and what the scores of its items rest on, by the default model."""
+    return _json(await _service(request).explain(user_id, k, item))
+
+
+@router.post(
+    "/v1/events",
+    summary="What users saw and did",
+    responses=_gives(wire.EventsAnswer),
+    openapi_extra=_takes(Event, wire.EventBatch, example={"events": [EVENT]}),
+)
+async def events(request: Request) -> Response:
+    """One event or a batch; answered when they are on disk. Sending one again changes nothing."""
+    asked = await _read(request, EVENTS)
+    new = asked.events if isinstance(asked, wire.EventBatch) else [asked]
+    return _json(await _service(request).add_events(new))
+
+
+@router.get(
+    "/v1/experiments",
+    summary="Experiments and their arms",
+    responses=_gives(wire.ExperimentsAnswer),
+)
+async def experiments(request: Request) -> Response:
+    """Those that requests may name."""
+    return _json({"experiments": _service(request).experiments()})
+
+
+@router.get("/healthz", summary="Whether the process lives")
+async def healthz() -> Response:
+    """Always, if it can answer."""
+    return _json({"status": "alive"})
+
+
+@router.get("/readyz", summary="Whether requests are welcome", responses={503: REFUSALS[503]})
+async def readyz(request: Request) -> Response:
+    """Models are loaded and the store answers."""
+    ready = await _service(request).ready()
+    return Response(
+        to_json({"status": "ready" if ready else "stopping"}),
+        200 if ready else 503,
+        media_type="application/json",
+    )
+
+
+@router.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=PlainTextResponse,
+    responses={401: REFUSALS[401]},
+)
+async def metrics(request: Request) -> Response:
+    """In Prometheus' text format."""
+    return Response(
+        _service(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )

@@ -1,0 +1,119 @@
+"""Many requests answered by one pass through the model: score, exclude, rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coterie.data.batches import UserBatch
+from coterie.ranking import NO_ITEM, top_k
+from coterie.request import rows_at_once
+from coterie.serving.served import ServedModel
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ask:
+    """One request over a model's items.
+
+    Parameters
+    ----------
+    model
+        Which one; the request keeps it, whatever is loaded meanwhile.
+    history
+        The user's known items, distinct, int64 ``[n]``.
+    k
+        Length of the list.
+    excluded
+        Items that the list must not hold, int64.
+    allowed
+        Items that alone it may hold, int64; None allows all.
+    barred
+        Items that a filter excludes, bool ``[I]``; None excludes none.
+    """
+
+    model: ServedModel
+    history: np.ndarray
+    k: int
+    excluded: np.ndarray
+    allowed: np.ndarray | None = None
+    barred: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Best:
+    """The best items of one request, best first.
+
+    Parameters
+    ----------
+    index
+        The model's item indices, at most k; fewer where fewer are eligible.
+    scores
+        As many; numbers of training users if ``fallback``.
+    fallback
+        Whether the history had no known item, so that the most popular items are given.
+    """
+
+    index: list[int]
+    scores: list[float]
+    fallback: bool
+
+
+def answer(asks: Sequence[Ask]) -> list[Best]:
+    """The answer to each request, the same as if it were alone (up to rounding)."""
+    found: list[Best | None] = [None] * len(asks)
+    for model in {id(ask.model): ask.model for ask in asks}.values():
+        places = [place for place, ask in enumerate(asks) if ask.model is model]
+        size = rows_at_once(len(model.ids), None)
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
+            for place, best in zip(part, _ranked(model, [asks[at] for at in part]), strict=True):
+                found[place] = best
+    return [best for best in found if best is not None]
+
+
+@torch.inference_mode()
+def _ranked(model: ServedModel, asks: list[Ask]) -> list[Best]:
+    scores = _scores(model, asks)
+    for row, ask in enumerate(asks):
+        if ask.barred is not None:
+            scores[row].masked_fill_(torch.from_numpy(ask.barred).to(scores.device), -torch.inf)
+        if ask.allowed is not None:
+            _keep_only(scores[row], torch.from_numpy(ask.allowed).to(scores.device))
+    columns = torch.from_numpy(np.concatenate([ask.excluded for ask in asks]))
+    rows = torch.from_numpy(np.repeat(np.arange(len(asks)), [len(ask.excluded) for ask in asks]))
+    scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
+    best = top_k(scores, min(max(ask.k for ask in asks), max(scores.shape[1], 1)))
+    index, values = best.indices.cpu().numpy(), best.scores.cpu().numpy()
+    lengths = (index != NO_ITEM).sum(axis=1)
+    ends = np.minimum(lengths, [ask.k for ask in asks]).tolist()
+    return [
+        Best(index[row, :end].tolist(), values[row, :end].tolist(), len(ask.history) == 0)
+        for row, (ask, end) in enumerate(zip(asks, ends, strict=True))
+    ]
+
+
+def _scores(model: ServedModel, asks: list[Ask]) -> Tensor:
+    """float32 ``[B, I]``; popularity where there is no history."""
+    lengths = np.array([len(ask.history) for ask in asks])
+    indptr = np.zeros(len(asks) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    recommender = model.recommender
+    batch = UserBatch(
+        torch.from_numpy(indptr),
+        torch.from_numpy(np.concatenate([ask.history for ask in asks])),
+        torch.from_numpy(1 / np.sqrt(np.maximum(lengths, 1), dtype=np.float32)),
+        recommender.n_items,
+    )
+    scores: Tensor = recommender.model(batch.to(recommender.device))
+    if (lengths == 0).any():
+        popularity = torch.from_numpy(recommender.item_counts).to(scores)
+        scores[torch.from_numpy(lengths == 0).to(scores.device)] = popularity
+    return scores
+
+
+def _keep_only(row: Tensor, allowed: Tensor) -> None:
+    kept = row[allowed]
+    row.fill_(-torch.inf)
+    row[allowed] = kept

@@ -1,0 +1,151 @@
+"""A model as the server holds it: plain lookups beside the recommender, so that requests are cheap.
+
+Ids go through a dictionary of the ids as JSON spells them; only what is not found there takes the
+slow way through the id map, which knows every spelling.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coterie.data.ids import IdMap
+from coterie.data.interactions import Interactions
+from coterie.errors import ArtifactError
+from coterie.files import MANIFEST
+from coterie.histories import over
+from coterie.recommender import Recommender
+from coterie.serving.settings import ItemFilter
+
+VERSION_LENGTH = 12  # of a model's hash, in hexadecimal digits
+ExternalItem = int | str
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """One version of a model, and what is looked up in it.
+
+    Parameters
+    ----------
+    name
+        The arm's name.
+    version
+        The beginning of the SHA-256 of its manifest, which names the hash of every file.
+    recommender
+        The model.
+    barred
+        By filter: the items that it excludes, bool ``[I]``.
+    community
+        The known users over this model's items, for explanations.
+    """
+
+    name: str
+    version: str
+    recommender: Recommender
+    index: Mapping[ExternalItem, int]
+    ids: list[ExternalItem]
+    titles: list[str | None]
+    barred: Mapping[str, np.ndarray]
+    community: Interactions | None
+
+    @classmethod
+    def of(
+        cls,
+        recommender: Recommender,
+        *,
+        name: str,
+        version: str,
+        filters: Mapping[str, ItemFilter],
+        community: Interactions | None,
+    ) -> "ServedModel":
+        """A recommender with its lookups."""
+        item_ids, catalogue = recommender.item_ids, recommender.catalogue
+        ids = item_ids.ids.to_list()
+        titled = "title" in catalogue.columns
+        return cls(
+            name,
+            version,
+            recommender,
+            _index(ids),
+            ids,
+            catalogue["title"].to_list() if titled else [None] * len(ids),
+            {filter_: _barred(rules, item_ids) for filter_, rules in filters.items()},
+            None if community is None else over(community, item_ids),
+        )
+
+    def find(self, ids: Iterable[ExternalItem]) -> tuple[np.ndarray, list[ExternalItem]]:
+        """Indices of the known items, distinct, int64; and the distinct unknown ids."""
+        asked = list(dict.fromkeys(ids))
+        places = list(map(self.index.get, asked))
+        if None not in places:
+            found = dict.fromkeys(places)
+            return np.fromiter(found, dtype=np.int64, count=len(found)), []
+        unusual = [item for item, place in zip(asked, places, strict=True) if place is None]
+        slow = self.recommender.item_ids.to_index([str(item) for item in unusual]).tolist()
+        unknown = [item for item, place in zip(unusual, slow, strict=True) if place < 0]
+        known = [place for place in (*places, *slow) if place is not None and place >= 0]
+        found = dict.fromkeys(known)
+        return np.fromiter(found, dtype=np.int64, count=len(found)), unknown
+
+
+def load(
+    folder: Path,
+    *,
+    name: str,
+    filters: Mapping[str, ItemFilter],
+    community: Interactions | None,
+) -> ServedModel:
+    """Read the model's folder as it is now.
+
+    Raises
+    ------
+    ArtifactError
+        It is damaged, was replaced meanwhile, or one of its files lies outside it.
+    """
+    _refuse_foreign_files(folder)
+    version = version_of(folder)
+    recommender = Recommender.load(folder)
+    if version is None or version_of(folder) != version:
+        raise ArtifactError(f"{folder} was replaced while it was read; try again.")
+    return ServedModel.of(
+        recommender, name=name, version=version, filters=filters, community=community
+    )
+
+
+def version_of(folder: Path) -> str | None:
+    """The version of what lies there now; None if it cannot be read."""
+    try:
+        manifest = (folder / MANIFEST).read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(manifest).hexdigest()[:VERSION_LENGTH]
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """Links that lead out of the folder would let a model from elsewhere name any file here."""
+    inside = folder.resolve()
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if not file.resolve().is_relative_to(inside):
+            raise ArtifactError(f"{file} leads out of the model's folder; it is not read.")
+
+
+def _index(ids: list[Any]) -> dict[ExternalItem, int]:
+    index: dict[ExternalItem, int] = {id_: place for place, id_ in enumerate(ids)}
+    for place, id_ in enumerate(ids):
+        if isinstance(id_, int):
+            index[str(id_)] = place
+        elif id_.isascii() and id_.isdigit() and str(int(id_)) == id_:
+            index[int(id_)] = place
+    return index
+
+
+def _barred(rules: ItemFilter, item_ids: IdMap) -> np.ndarray:
+    """Which items a filter excludes, bool ``[I]``."""
+    barred = np.full(len(item_ids), rules.allow is not None)
+    for ids, value in ((rules.allow or (), False), (rules.deny, True)):
+        index = item_ids.to_index([str(item) for item in ids])
+        barred[index[index >= 0]] = value
+    return barred

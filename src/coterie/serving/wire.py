@@ -1,0 +1,162 @@
+"""What requests and answers hold, as OpenAPI shows it."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from coterie.experiment.events import Event
+from coterie.experiment.settings import Name
+from coterie.serving.settings import ItemId
+
+MOST_IDS = 10_000  # in one list of a request
+Ids = Annotated[list[ItemId], Field(max_length=MOST_IDS)]
+
+
+class Wire(BaseModel):
+    """Unknown keys are an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RecommendRequest(Wire):
+    """One list for one user, known by items or by id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"history": [318, 527, 2571], "k": 5},
+                {"user": "4711", "k": 20, "experiment": "pia", "surface": "home_card"},
+            ]
+        }
+    )
+
+    history: Ids | None = Field(None, description="Item ids of the user; needs no store.")
+    user: ItemId | None = Field(
+        None, description="Whose stored history counts if none is given, and whose arm."
+    )
+    k: int = Field(10, ge=1, strict=True, description="Length of the list.")
+    exclude_seen: bool = Field(True, description="Leave out the items of the history.")
+    allow: Ids | None = Field(None, description="Recommend only these items.")
+    deny: Ids = Field([], description="Never recommend these items.")
+    filter: Name | None = Field(None, description="An item filter of the server's configuration.")
+    surface: Name | None = Field(None, description="Where the list is shown; it is echoed.")
+    experiment: Name | None = Field(None, description="Whose arms divide the users; needs user.")
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Self:
+        if self.history is None and self.user is None:
+            raise ValueError("give history or user, or both")
+        if self.experiment is not None and self.user is None:
+            raise ValueError("experiment needs user, who is assigned to an arm")
+        return self
+
+
+class BatchRequest(Wire):
+    """Several lists at once; all are answered, or none."""
+
+    requests: list[RecommendRequest] = Field(min_length=1)
+
+
+class Item(Wire):
+    """An item of a list."""
+
+    item: ItemId
+    score: float = Field(description="Comparable within the list only.")
+    title: str | None = None
+
+
+class RecommendAnswer(Wire):
+    """A list, and where it comes from."""
+
+    items: list[Item] = Field(description="Best first; fewer than k where fewer are eligible.")
+    unknown: list[ItemId] = Field(description="Ids in the request that the model does not know.")
+    fallback: bool = Field(description="No known item in the history: the most popular items.")
+    model: str = Field(description="The model that answered.")
+    version: str = Field(description="Its version.")
+    experiment: str | None = Field(None, description="As in the request.")
+    arm: str | None = Field(None, description="The user's arm; null if the user takes no part.")
+    surface: str | None = Field(None, description="As in the request.")
+
+
+class BatchAnswer(Wire):
+    """The lists in the order of the requests."""
+
+    answers: list[RecommendAnswer]
+
+
+class SimilarAnswer(Wire):
+    """Items like a given one, most similar first."""
+
+    item: ItemId
+    title: str | None = None
+    source: str = Field(description="What is compared: anchors, decoder, factors or weights.")
+    items: list[Item]
+    model: str
+    version: str
+
+
+class ExplainAnswer(Wire):
+    """Who helps a user, and what the scores of some items rest on."""
+
+    user: str
+    model: str
+    version: str
+    history_items: int
+    sentence: str
+    warnings: list[str]
+    skipped: str = Field(description="Why there are no neighbours; empty if there are.")
+    figures: dict[str, float | None]
+    sample: dict[str, Any]
+    neighbours: list[dict[str, Any]]
+    carriers: list[dict[str, Any]]
+    items: list[dict[str, Any]]
+    contributions: list[dict[str, Any]]
+    item_neighbours: list[dict[str, Any]]
+    unknown: list[dict[str, Any]]
+
+
+class EventBatch(Wire):
+    """Several events, acknowledged together."""
+
+    events: list[Event] = Field(min_length=1)
+
+
+class EventsAnswer(Wire):
+    """The events are on disk."""
+
+    stored: int = Field(description="New events.")
+    duplicates: int = Field(description="Events whose event_id was there already.")
+
+
+class ArmFacts(Wire):
+    """An arm and its model."""
+
+    name: str
+    share: float
+    model: str
+    version: str
+
+
+class ExperimentFacts(Wire):
+    """An experiment that requests may name."""
+
+    name: str
+    start: AwareDatetime
+    end: AwareDatetime
+    running: bool
+    exposed: float
+    primary: str
+    arms: list[ArmFacts]
+
+
+class ExperimentsAnswer(Wire):
+    """All experiments of this server."""
+
+    experiments: list[ExperimentFacts]
+
+
+class Problem(Wire):
+    """Why a request was refused."""
+
+    detail: str
+    request_id: str

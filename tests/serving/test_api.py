@@ -1,0 +1,454 @@
+"""The HTTP interface: what is answered, what is refused, and what hostile text cannot do."""
+
+import json
+import logging
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from served_models import FIRST, N_ITEMS, SCRIPT, save, small_community, small_model
+from starlette.testclient import TestClient
+
+from coterie.experiment.assignment import arm_of
+from coterie.experiment.settings import Experiment
+from coterie.serving.app import create_app
+from coterie.serving.fleet import Fleet
+from coterie.serving.keys import Keys
+from coterie.serving.metrics import Metrics
+from coterie.serving.service import Service
+from coterie.serving.settings import ItemFilter, ServeConfig
+from coterie.serving.store import Store
+
+KEY = "a key that is long enough"
+NOW = datetime.now(UTC)
+PIA = Experiment(
+    name="pia",
+    start=NOW - timedelta(days=1),
+    end=NOW + timedelta(days=1),
+    arms={"control": 0.5, "treated": 0.5},
+    exposed=0.9,
+)
+OVER = Experiment(
+    name="over", start=NOW - timedelta(days=2), end=NOW, arms={"control": 0.5, "treated": 0.5}
+)
+EVENT = {"event_id": "e1", "user": "ann", "kind": "click", "item": "1003", "time": NOW.isoformat()}
+HOSTILE = [
+    "'; DROP TABLE events; --",
+    "1' OR '1'='1",
+    "../../../../etc/passwd",
+    "/etc/passwd",
+    "..%2f..%2fetc%2fpasswd",
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror=alert(1)>",
+    "{{7*7}}",
+    "${jndi:ldap://x}",
+    "\r\nSet-Cookie: a=b",
+    "a\0b",
+    "\u202e\ufeff",
+    "𝄞" * 200,
+    "%00",
+    "nan",
+]  # fmt: skip
+
+
+@contextmanager
+def client(tmp_path, *, keys=(), settings=None, **fleet):
+    folder = save(tmp_path / "model")
+    folders = {"default": folder}
+    if "experiments" in fleet:
+        folders["treated"] = save(tmp_path / "treated", 1)
+    config = ServeConfig(watch_seconds=0, **(settings or {}))
+    service = Service(
+        config, Fleet(folders, **fleet), Store(f"sqlite:///{tmp_path}/store.db"), Metrics()
+    )
+    app = create_app(service, Keys(keys))
+    with TestClient(app, raise_server_exceptions=False) as opened:
+        opened.service = service
+        yield opened
+
+
+@pytest.fixture
+def api(tmp_path):
+    settings = {
+        "filters": {"first": ItemFilter(allow=tuple(range(FIRST, FIRST + 10)))},
+        "experiments": (PIA, OVER),
+        "community": small_community(),
+    }
+    with client(tmp_path, **settings) as opened:
+        yield opened
+
+
+def recommend(api, **asked):
+    return api.post("/v1/recommend", json=asked)
+
+
+def ids(answer):
+    return [item["item"] for item in answer["items"]]
+
+
+def test_a_history_is_answered_as_the_library_answers(api):
+    answer = recommend(api, history=[1001, "1002", "nope", 5], k=4, surface="home").json()
+    expected = small_model().recommend([[1001, 1002]], k=4)
+    assert ids(answer) == expected.to_lists()[0]
+    assert [item["score"] for item in answer["items"]] == pytest.approx(
+        expected.scores[0].tolist(), rel=1e-4
+    )
+    assert [item["title"] for item in answer["items"]] == expected.to_frame()["title"].to_list()
+    version = api.service.fleet["default"].version
+    del answer["items"]
+    assert answer == {
+        "unknown": ["nope", 5],
+        "fallback": False,
+        "model": "default",
+        "version": version,
+        "experiment": None,
+        "arm": None,
+        "surface": "home",
+    }
+
+
+def test_everything_that_restricts_a_list(api):
+    every = recommend(api, history=[1001], k=60).json()
+    assert len(ids(every)) == N_ITEMS - 1
+    assert 1001 in ids(recommend(api, history=[1001], k=60, exclude_seen=False).json())
+    some = recommend(api, history=[1001], allow=[1001, 1002, "1003", "?"], deny=[1003, "!"]).json()
+    assert (ids(some), some["unknown"]) == ([1002], ["!", "?"])
+    assert set(ids(recommend(api, history=[1001], filter="first").json())) == {
+        *range(FIRST, FIRST + 10)
+    } - {1001}
+    assert ids(recommend(api, history=[1001], allow=[]).json()) == []
+
+
+def test_without_a_known_item_the_most_popular_ones(api):
+    for asked in ({"history": []}, {"history": ["?"]}, {"user": "nobody"}):
+        answer = recommend(api, **asked, k=3).json()
+        assert answer["fallback"] is True
+        assert ids(answer) == [FIRST, FIRST + 1, FIRST + 2]
+        assert answer["items"][0] == {"item": FIRST, "score": 60.0, "title": SCRIPT}
+
+
+def test_a_users_history_is_what_the_events_made_it(api):
+    assert api.post("/v1/events", json=EVENT).json() == {"stored": 1, "duplicates": 0}
+    more = [{**EVENT, "event_id": "e2", "item": 1010}, EVENT]
+    assert api.post("/v1/events", json={"events": more}).json() == {"stored": 1, "duplicates": 1}
+    by_user = recommend(api, user="ann", k=20).json()
+    by_history = recommend(api, history=[1003, 1010], k=20).json()
+    assert by_user == by_history
+    assert (
+        recommend(api, user="ann", history=[1001], k=20).json()["items"]
+        == (recommend(api, history=[1001], k=20).json()["items"])
+    ), "a history that is given counts instead of the stored one"
+    assert recommend(api, user=12, k=1).status_code == 200
+
+
+def test_a_batch_is_its_requests(api):
+    api.post("/v1/events", json=EVENT)
+    requests = [
+        {"history": [1001, 1002], "k": 3},
+        {"user": "ann", "k": 5},
+        {"user": "nobody"},
+        {"history": [1001], "deny": [1002], "k": 2},
+        {"user": "ann", "experiment": "pia", "filter": "first"},
+    ]
+    answers = api.post("/v1/recommend/batch", json={"requests": requests}).json()["answers"]
+    for one, answer in zip(requests, answers, strict=True):
+        alone = recommend(api, **one).json()
+        assert ids(answer) == ids(alone)
+        assert [item["score"] for item in answer["items"]] == pytest.approx(
+            [item["score"] for item in alone["items"]], rel=1e-4
+        )
+        assert {**answer, "items": 0} == {**alone, "items": 0}
+
+
+def test_users_of_an_experiment_get_their_arm_and_its_model(api):
+    seen = set()
+    for user in range(60):
+        answer = recommend(api, user=user, history=[1001, 1002], experiment="pia", k=4).json()
+        arm = arm_of(PIA, user)
+        seen.add(arm)
+        assert (answer["experiment"], answer["arm"]) == ("pia", arm)
+        seed = 1 if arm == "treated" else 0
+        assert answer["model"] == ("treated" if seed else "default")
+        assert ids(answer) == small_model(seed).recommend([[1001, 1002]], k=4).to_lists()[0]
+    assert seen == {None, "control", "treated"}
+    assert recommend(api, user=1, experiment="over").json()["arm"] is None
+
+
+def test_experiments_are_listed(api):
+    one, other = api.get("/v1/experiments").json()["experiments"]
+    fleet = api.service.fleet
+    assert (one["name"], one["running"], one["exposed"]) == ("pia", True, 0.9)
+    assert datetime.fromisoformat(one["start"]) == PIA.start
+    assert [(arm["name"], arm["share"], arm["model"], arm["version"]) for arm in one["arms"]] == [
+        ("control", 0.5, "default", fleet["default"].version),
+        ("treated", 0.5, "treated", fleet["treated"].version),
+    ]
+    assert (other["name"], other["running"]) == ("over", False)
+
+
+def test_similar_items_are_the_librarys(api):
+    answer = api.get("/v1/items/1005/similar", params={"k": 3}).json()
+    expected = small_model().similar_items([1005], k=3)
+    assert ids(answer) == expected.to_frame()["similar_item_id"].to_list()
+    assert (answer["item"], answer["title"], answer["source"]) == (1005, "Title 5", "decoder")
+    assert len(api.get("/v1/items/1005/similar").json()["items"]) == 10
+    assert api.get("/v1/items/nope/similar").status_code == 404
+    assert api.get("/v1/items/a/b/similar").json()["detail"].endswith("the item 'a/b'.")
+
+
+def test_an_explanation_is_the_librarys_and_nobody_helps_themselves(api):
+    data = small_community()
+    api.service._store.import_histories(data)
+    answer = api.get("/v1/users/41/explain", params={"k": 80, "item": ["1001", "zz"]})
+    if 1 in data.row(41):
+        pytest.fail("choose a user without the item")
+    facts = answer.json()
+    assert answer.status_code == 200, facts
+    assert (facts["user"], facts["history_items"]) == ("41", len(data.row(41)))
+    assert [item["item_id"] for item in facts["items"]] == [1001]
+    assert facts["unknown"][0]["item_id"] == "zz"
+    helpers = {row["user_id"] for row in facts["neighbours"]}
+    assert helpers
+    assert 41 not in helpers
+    assert facts["sample"]["available"] == data.n_users - 1
+    assert facts["sentence"]
+    assert api.get("/v1/users/41/explain").json()["items"], "else the best"
+    seen = str(data.item_ids.ids[int(data.row(41)[0])])
+    for path, status, expected in (
+        ("/v1/users/nobody/explain", 404, "'nobody' has no history"),
+        (f"/v1/users/41/explain?item={seen}", 422, "in the history already"),
+        ("/v1/users/41/explain?item=zz", 422, "none of the items"),
+    ):
+        refused = api.get(path)
+        assert (refused.status_code, expected in refused.json()["detail"]) == (status, True)
+
+
+def test_without_a_community_nothing_is_explained(tmp_path):
+    with client(tmp_path) as api:
+        refused = api.get("/v1/users/41/explain")
+        assert refused.status_code == 404
+        assert "--community" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, "give history or user"),
+        ({"history": None}, "give history or user"),
+        ({"history": [1], "k": 0}, "k: "),
+        ({"history": [1], "k": 2001}, "k is at most 1000 here"),
+        ({"history": [1], "k": True}, "k: "),
+        ({"history": [1], "k": "5"}, "k: "),
+        ({"history": [1.5]}, "history.0"),
+        ({"history": [True]}, "history.0"),
+        ({"history": [None]}, "history.0"),
+        ({"history": [[1]]}, "history.0"),
+        ({"history": {"a": 1}}, "history: "),
+        ({"history": "1001"}, "history: "),
+        ({"history": [""]}, "history.0"),
+        ({"history": ["x" * 513]}, "history.0"),
+        ({"history": [1] * 10_001}, "history: "),
+        ({"history": [1], "hystory": [1]}, "hystory: "),
+        ({"history": [1], "filter": "none"}, "There is no filter 'none'; there are: first."),
+        ({"history": [1], "surface": "a b"}, "surface: "),
+        ({"history": [1], "experiment": "pia"}, "experiment needs user"),
+        ({"user": 1, "experiment": "pai"}, "There is no experiment 'pai'; there are: pia, over."),
+        ({"user": "a\0b"}, "NUL"),
+        ([], "body: Input should be an object"),
+        ("text", "body: Input should be an object"),
+    ],
+)
+def test_requests_that_are_not_what_they_should_be(asked, expected, api):
+    refused = api.post("/v1/recommend", content=json.dumps(asked).encode())
+    assert refused.status_code == 422
+    assert expected in refused.json()["detail"]
+    assert refused.headers["x-request-id"] == refused.json()["request_id"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff\xfe", b'{"history": [1,]}', b"[" * 100_000, b'{"history": [NaN]}',
+     b'{"history": ["\\ud800"]}', b'{"history": [' + b"9" * 5000 + b"]}", b"\0", b'{"k":1e999}'],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/recommend/batch", "/v1/events"])
+def test_malformed_json(body, path, api):
+    assert api.post(path, content=body).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"event_id": None}, "event_id"),
+        ({"kind": "buy"}, "kind"),
+        ({"kind": "watch"}, "a watch has seconds"),
+        ({"seconds": 4}, "a watch has seconds"),
+        ({"kind": "watch", "seconds": -1}, "seconds"),
+        ({"kind": "watch", "seconds": 1e999}, "seconds"),
+        ({"time": "2026-03-01T10:00:00"}, "time"),
+        ({"time": "yesterday"}, "time"),
+        ({"arm": "pia"}, "experiment and arm come together"),
+        ({"user": "a\0b"}, "no NUL"),
+        ({"item": "é" * 300}, "512 bytes"),
+        ({"usr": "x"}, "did you mean 'user'?"),
+    ],
+)
+def test_events_that_are_not_what_they_should_be(change, expected, api):
+    for body in ({**EVENT, **change}, {"events": [EVENT, {**EVENT, **change}]}):
+        text = json.dumps(body).replace("Infinity", "1e999")
+        refused = api.post("/v1/events", content=text.encode())
+        assert refused.status_code == 422, refused.text
+        assert expected in refused.json()["detail"]
+    assert recommend(api, user="ann").json()["fallback"], "nothing of a refused batch is stored"
+
+
+def test_limits_of_a_batch(tmp_path):
+    with client(tmp_path, settings={"most_requests": 3}) as api:
+        requests = [{"history": [1001]}] * 4
+        assert api.post("/v1/recommend/batch", json={"requests": requests[:3]}).status_code == 200
+        events = [{**EVENT, "event_id": str(at)} for at in range(4)]
+        for path, body in (
+            ("/v1/recommend/batch", {"requests": requests}),
+            ("/v1/events", {"events": events}),
+        ):
+            refused = api.post(path, json=body)
+            assert (refused.status_code, "At most 3" in refused.json()["detail"]) == (422, True)
+        for path, body in (
+            ("/v1/recommend/batch", {"requests": []}),
+            ("/v1/events", {"events": []}),
+        ):
+            assert api.post(path, json=body).status_code == 422
+
+
+def test_oversized_bodies_announced_or_not(tmp_path):
+    with client(tmp_path, settings={"most_bytes": 2048}) as api:
+        large = json.dumps({"history": ["x" * 400] * 10}).encode()
+        assert api.post("/v1/recommend", content=large).status_code == 413
+        chunked = api.post("/v1/recommend", content=iter([large[:1000], large[1000:]]))
+        assert "content-length" not in chunked.request.headers
+        assert chunked.status_code == 413
+        assert chunked.json()["detail"] == "A request may have 2,048 bytes."
+        lying = api.post("/v1/recommend", content=b"{}", headers={"content-length": "9" * 30})
+        assert lying.status_code == 413
+        assert recommend(api, history=[1001]).status_code == 200
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_in_every_string_is_inert(text, api):
+    before = recommend(api, history=[1001]).json()["items"]
+    bodies = [
+        ("/v1/recommend", {"history": [text]}),
+        ("/v1/recommend", {"user": text}),
+        ("/v1/recommend", {"history": [1001], "allow": [text], "deny": [text]}),
+        ("/v1/recommend", {"history": [1001], "filter": text}),
+        ("/v1/recommend", {"history": [1001], "surface": text}),
+        ("/v1/recommend", {"user": text, "experiment": text}),
+        ("/v1/recommend", {text: text, "history": [1001]}),
+        ("/v1/recommend/batch", {"requests": [{"user": text}]}),
+        *(("/v1/events", {**EVENT, "event_id": text, key: text}) for key in (*EVENT, "surface")),
+        ("/v1/events", {**EVENT, "experiment": text, "arm": text}),
+        ("/v1/events", {"events": [{**EVENT, "user": text, "item": text, "event_id": text}]}),
+    ]
+    answers = [api.post(path, json=body) for path, body in bodies]
+    for path in ("/v1/items/{}/similar", "/v1/users/{}/explain"):
+        encoded = "".join(f"%{byte:02X}" for byte in text.encode())
+        answers.append(api.get(path.format(encoded)))
+    answers.append(api.get("/v1/items/1001/similar", params={"k": text}))
+    answers.append(api.get("/v1/users/41/explain", params={"item": text}))
+    for answer in answers:
+        assert answer.status_code in (200, 404, 422), answer.text
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "set-cookie" not in answer.headers
+        assert "root:" not in answer.text
+    assert recommend(api, history=[1001]).json()["items"] == before
+    assert api.get("/readyz").status_code == 200
+
+
+def test_a_wrong_key_is_401_everywhere_and_health_is_open(tmp_path):
+    with client(tmp_path, keys=[KEY]) as api:
+        paths = [
+            ("POST", "/v1/recommend"), ("POST", "/v1/recommend/batch"), ("POST", "/v1/events"),
+            ("GET", "/v1/items/1/similar"), ("GET", "/v1/users/1/explain"), ("GET", "/metrics"),
+            ("GET", "/v1/experiments"), ("GET", "/openapi.json"), ("GET", "/nothing"),
+            ("DELETE", "/v1/events"),
+        ]  # fmt: skip
+        for method, path in paths:
+            for key in (None, "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x"):
+                headers = {} if key is None else {"Authorization": key}
+                refused = api.request(method, path, headers=headers, content=b"[" * 99)
+                assert refused.status_code == 401
+                assert refused.headers["www-authenticate"] == "Bearer"
+                assert KEY not in refused.text
+        right = {"Authorization": f"Bearer {KEY}"}
+        assert api.get("/metrics", headers=right).status_code == 200
+        assert api.post("/v1/recommend", json={"history": [1]}, headers=right).status_code == 200
+        assert api.get("/openapi.json", headers=right).json()["security"] == [{"key": []}]
+        assert api.get("/healthz").json() == {"status": "alive"}
+        assert api.get("/readyz").json() == {"status": "ready"}
+
+
+def test_request_ids_are_kept_if_they_are_harmless(api):
+    given = api.get("/healthz", headers={"X-Request-ID": "abc-1.2_3"})
+    assert given.headers["x-request-id"] == "abc-1.2_3"
+    for odd in ("a b", "x" * 65, "<b>", "é".encode()):
+        made = api.get("/healthz", headers={"X-Request-ID": odd}).headers["x-request-id"]
+        assert len(made) == 16
+        assert int(made, 16) >= 0
+
+
+def test_a_fault_is_500_in_our_form_and_in_the_log(api, monkeypatch, caplog):
+    async def broken(requests):
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(api.service, "recommend", broken)
+    with caplog.at_level(logging.ERROR, logger="coterie.serving.faults"):
+        answer = recommend(api, history=[1])
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    (record,) = caplog.records
+    assert record.request_id == answer.json()["request_id"]
+    assert "ZeroDivisionError: secret" in record.exc_text
+
+
+def test_metrics_count_what_happened(api):
+    recommend(api, history=[1001])
+    recommend(api, history=[])
+    api.post("/v1/events", json=[1])
+    api.post("/v1/events", json=EVENT)
+    api.post("/v1/events", json=EVENT)
+    api.get("/no/such/path")
+    lines = api.get("/metrics").text.splitlines()
+    version = api.service.fleet["default"].version
+    for line in (
+        'coterie_requests_total{method="POST",route="/v1/recommend",status="200"} 2.0',
+        'coterie_requests_total{method="POST",route="/v1/events",status="422"} 1.0',
+        'coterie_requests_total{method="GET",route="unmatched",status="404"} 1.0',
+        'coterie_recommendations_total{fallback="no",model="default"} 1.0',
+        'coterie_recommendations_total{fallback="yes",model="default"} 1.0',
+        'coterie_events_total{kind="click",new="yes"} 1.0',
+        'coterie_events_total{kind="click",new="no"} 1.0',
+        'coterie_batch_size_count{lane="score"} 2.0',
+        'coterie_waiting{lane="score"} 0.0',
+        f'coterie_model{{model="default",version="{version}"}} 1.0',
+    ):
+        assert line in lines
+    assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+
+
+def test_openapi_describes_every_route_with_examples(api):
+    schema = api.get("/openapi.json").json()
+    assert set(schema["paths"]) == {
+        "/v1/recommend", "/v1/recommend/batch", "/v1/items/{item_id}/similar",
+        "/v1/users/{user_id}/explain", "/v1/events", "/v1/experiments", "/healthz", "/readyz",
+        "/metrics",
+    }  # fmt: skip
+    text = json.dumps(schema)
+    known = set(schema["components"]["schemas"])
+    assert {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]} <= known
+    examples = schema["components"]["schemas"]["RecommendRequest"]["examples"]
+    for example in examples:
+        assert recommend(api, **example).status_code == 200
+    for path in ("/v1/recommend/batch", "/v1/events"):
+        content = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        assert api.post(path, json=content["example"]).status_code == 200
+    assert api.get("/docs").status_code == 404, "no page that loads from elsewhere"
