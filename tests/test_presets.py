@@ -154,7 +154,7 @@ def test_a_runs_own_settings_take_the_presets_place() -> None:
     own = presets.experiment("recvae+pia", {"training": {"epochs": 8}})
     base = own.model_dump(mode="json")
     assert resolved({"model": {"name": "recvae+pia"}}, base) == own
-    assert resolved({"objective": {"gamma": 0.01}}, base).objective.alignment.end == 1
+    assert resolved({"objective": {"gamma": 0.01}}, base).objective.alignment.end == 0.005
     longer = resolved({"training": {"epochs": 12}}, base)
     assert longer.training.epochs == 12
     assert longer.training.encoder_epochs == 3

@@ -5,6 +5,8 @@ it after the commit. SQLite flushes each commit to disk (WAL, ``synchronous = FU
 does so by default: what was acknowledged survives a killed process and a power failure.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -274,7 +276,15 @@ def _engines(url: sa.URL) -> tuple[sa.Engine, sa.Engine]:
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # the driver's own BEGIN comes too late for DDL
-    connection.execute("PRAGMA journal_mode = WAL")
+    give_up = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:  # locked: for this alone SQLite does not wait by itself
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
     connection.execute("PRAGMA synchronous = FULL")
 
 
