@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, *, verify: bool = False) -> dict[str, object]:
-    return read_manifest(folder, "coterie-test", 3, verify=verify)
+    return read_manifest(folder, "coterie-test", 3, made_by="coterie test", verify=verify)
 
 
 def test_facts_and_files_are_recorded(folder: Path) -> None:
@@ -29,13 +29,30 @@ def test_facts_and_files_are_recorded(folder: Path) -> None:
 def test_other_folders_are_refused(folder: Path) -> None:
     with pytest.raises(ArtifactError, match="does not exist"):
         read(folder / "none")
-    with pytest.raises(ArtifactError, match="expected coterie-other version 3, got coterie-test"):
-        read_manifest(folder, "coterie-other", 3, verify=False)
-    with pytest.raises(ArtifactError, match="version 4, got coterie-test version 3"):
-        read_manifest(folder, "coterie-test", 4, verify=False)
+    with pytest.raises(ArtifactError, match="expected the format coterie-other, got coterie-test"):
+        read_manifest(folder, "coterie-other", 3, made_by="coterie other", verify=False)
     (folder / MANIFEST).unlink()
     with pytest.raises(ArtifactError, match="is not a folder that coterie wrote"):
         read(folder)
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        (2, "made by an older version of coterie. Make it again: `coterie test`."),
+        (4, "made by a newer version of coterie, or edited."),
+        ("3", "made by a newer version of coterie, or edited."),
+    ],
+)
+def test_another_version_is_told_from_damage(version: object, why: str, folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "version": version, "files": "others"}))
+    with pytest.raises(ArtifactError) as caught:
+        read(folder)
+    assert str(caught.value) == (
+        f"{folder / MANIFEST} has version {version} of the format coterie-test, and version 3 is "
+        f"read here: it was {why}"
+    )
 
 
 @pytest.mark.parametrize(

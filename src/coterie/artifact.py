@@ -29,7 +29,7 @@ from coterie.models.model import Model
 from coterie.models.vae import VAE
 
 FORMAT = "coterie-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: "sizes", which baselines need
 WEIGHTS, IDS, TABLE = "model.safetensors", "items.parquet", "item_table.parquet"
 MODEL, COUNTS, ANCHORS = "model.", "item_counts", "anchors"
 SAFETENSORS_NAME = {torch.float32: "F32", torch.int32: "I32", torch.int64: "I64"}
@@ -127,7 +127,7 @@ def _spec(tensor: Tensor) -> dict[str, Any]:
 
 def _manifest(path: Path, *, verify: bool) -> dict[str, Any]:
     file = path / MANIFEST
-    manifest = read_manifest(path, FORMAT, FORMAT_VERSION, verify=verify)
+    manifest = read_manifest(path, FORMAT, FORMAT_VERSION, made_by="coterie train", verify=verify)
     needs(file, manifest, NEEDED)
     for name in (WEIGHTS, IDS):
         if name not in manifest["files"]:

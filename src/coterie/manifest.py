@@ -22,8 +22,21 @@ def write_manifest(folder: Path, format_: str, version: int, facts: dict[str, An
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
-def read_manifest(path: Path, format_: str, version: int, *, verify: bool) -> dict[str, Any]:
+def read_manifest(
+    path: Path, format_: str, version: int, *, made_by: str, verify: bool
+) -> dict[str, Any]:
     """Read and check ``path/manifest.json``: format, version, files' sizes and, asked, hashes.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    format_, version
+        What it must be.
+    made_by
+        The command that writes such folders, for who has an older one.
+    verify
+        Whether to compare the files' hashes.
 
     Raises
     ------
@@ -36,7 +49,7 @@ def read_manifest(path: Path, format_: str, version: int, *, verify: bool) -> di
         raise ArtifactError(f"{path} {what}: {file.name} is missing.")
     manifest = read_json(file)
     needs(file, manifest, ("format", "version", "files"))
-    found = (manifest["format"], manifest["version"])
+    _refuse_others(file, manifest, format_, version, made_by)
     try:
         files = {
             str(name): (int(facts["bytes"]), str(facts["sha256"]))
@@ -46,10 +59,6 @@ def read_manifest(path: Path, format_: str, version: int, *, verify: bool) -> di
         raise ArtifactError(
             f"{file} is damaged: 'files' must give the 'bytes' and 'sha256' of each file."
         ) from error
-    if found != (format_, version):
-        raise ArtifactError(
-            f"{file}: expected {format_} version {version}, got {found[0]} version {found[1]}."
-        )
     for name, (size, hash_) in files.items():
         part = path / name
         if Path(name).name != name or not part.is_file():
@@ -62,6 +71,22 @@ def read_manifest(path: Path, format_: str, version: int, *, verify: bool) -> di
         if verify and sha256(part) != hash_:
             raise ArtifactError(f"{part} was edited: its SHA-256 is not the manifest's.")
     return manifest
+
+
+def _refuse_others(
+    file: Path, manifest: dict[str, Any], format_: str, version: int, made_by: str
+) -> None:
+    if manifest["format"] != format_:
+        raise ArtifactError(f"{file}: expected the format {format_}, got {manifest['format']}.")
+    found = manifest["version"]
+    if found == version:
+        return
+    what = f"{file} has version {found} of the format {format_}, and version {version} is read here"
+    if isinstance(found, int) and found < version:
+        raise ArtifactError(
+            f"{what}: it was made by an older version of coterie. Make it again: `{made_by}`."
+        )
+    raise ArtifactError(f"{what}: it was made by a newer version of coterie, or edited.")
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -236,7 +236,9 @@ class Interactions:
             Something is missing, truncated, damaged or, as far as it is checked, edited.
         """
         path = Path(path)
-        manifest = read_manifest(path, FORMAT, FORMAT_VERSION, verify=verify)
+        manifest = read_manifest(
+            path, FORMAT, FORMAT_VERSION, made_by="coterie prepare", verify=verify
+        )
         arrays = {
             name: _map_array(path / f"{name}.npy", dtype)
             if f"{name}.npy" in manifest["files"]

@@ -127,7 +127,9 @@ class Split:
             A part is missing, truncated, of another split or, where ``verify``, edited.
         """
         path = Path(path)
-        manifest = read_manifest(path, FORMAT, FORMAT_VERSION, verify=verify)
+        manifest = read_manifest(
+            path, FORMAT, FORMAT_VERSION, made_by="coterie split", verify=verify
+        )
         hashes = _facts(path, manifest)
         parts = {}
         for name in PARTS if test else PARTS[:3]:

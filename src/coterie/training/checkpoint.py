@@ -134,8 +134,14 @@ def load_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} is not a readable checkpoint: {error}.") from error
-    if (header.get("format"), header.get("version")) != ("coterie-checkpoint", FORMAT_VERSION):
-        raise ArtifactError(f"{path} is not a coterie checkpoint of version {FORMAT_VERSION}.")
+    if header.get("format") != "coterie-checkpoint":
+        raise ArtifactError(f"{path} is a safetensors file, but no checkpoint of coterie.")
+    if header.get("version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} is a checkpoint of version {header.get('version')}, and version "
+            f"{FORMAT_VERSION} is read here: it was made by another version of coterie. Begin the "
+            "run again (--overwrite)."
+        )
     if header.get("checksum") != _checksum(header, tensors):
         raise ArtifactError(
             f"{path} is damaged or was edited: its checksum differs. Delete it to begin anew."
