@@ -347,12 +347,15 @@ def test_hostile_text_in_every_string_is_inert(text, api):
         *(("/v1/events", {**EVENT, "event_id": text, key: text}) for key in (*EVENT, "surface")),
         ("/v1/events", {**EVENT, "experiment": text, "arm": text}),
         ("/v1/events", {"events": [{**EVENT, "user": text, "item": text, "event_id": text}]}),
+        ("/v1/explain", {"history": [1001, text], "user": text, "items": [text]}),
+        ("/v1/map", {"history": [1001, text]}),
     ]
     answers = [api.post(path, json=body) for path, body in bodies]
     for path in ("/v1/items/{}/similar", "/v1/users/{}/explain"):
         encoded = "".join(f"%{byte:02X}" for byte in text.encode())
         answers.append(api.get(path.format(encoded)))
     answers.append(api.get("/v1/items/1001/similar", params={"k": text}))
+    answers.append(api.get("/v1/items", params={"query": text}))
     answers.append(api.get("/v1/users/41/explain", params={"item": text}))
     for answer in answers:
         assert answer.status_code in (200, 404, 422), answer.text
@@ -370,7 +373,8 @@ def test_a_wrong_key_is_401_everywhere_and_health_is_open(tmp_path):
             ("POST", "/v1/recommend"), ("POST", "/v1/recommend/batch"), ("POST", "/v1/events"),
             ("GET", "/v1/items/1/similar"), ("GET", "/v1/users/1/explain"), ("GET", "/metrics"),
             ("GET", "/v1/experiments"), ("GET", "/openapi.json"), ("GET", "/nothing"),
-            ("DELETE", "/v1/events"),
+            ("DELETE", "/v1/events"), ("GET", "/v1/items"), ("GET", "/v1/about"),
+            ("GET", "/v1/map"), ("POST", "/v1/map"), ("POST", "/v1/explain"),
         ]  # fmt: skip
         for method, path in paths:
             for key in (None, "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x"):
@@ -439,8 +443,8 @@ def test_openapi_describes_every_route_with_examples(api):
     schema = api.get("/openapi.json").json()
     assert set(schema["paths"]) == {
         "/v1/recommend", "/v1/recommend/batch", "/v1/items/{item_id}/similar",
-        "/v1/users/{user_id}/explain", "/v1/events", "/v1/experiments", "/healthz", "/readyz",
-        "/metrics",
+        "/v1/users/{user_id}/explain", "/v1/events", "/v1/experiments", "/v1/about", "/v1/items",
+        "/v1/explain", "/v1/map", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     text = json.dumps(schema)
     known = set(schema["components"]["schemas"])

@@ -23,8 +23,14 @@ WITH_INPUT = [
     ("/v1/items/{item_id}/similar", "GET"),
     ("/v1/users/{user_id}/explain", "GET"),
     ("/v1/events", "POST"),
+    ("/v1/items", "GET"),
+    ("/v1/explain", "POST"),
+    ("/v1/map", "POST"),
 ]
-WITHOUT = [(path, "GET") for path in ("/v1/experiments", "/healthz", "/readyz", "/metrics")]
+WITHOUT = [
+    (f"/{path}", "GET")
+    for path in ("v1/experiments", "v1/about", "v1/map", "healthz", "readyz", "metrics")
+]
 
 
 @pytest.fixture(scope="module")

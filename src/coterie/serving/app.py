@@ -16,12 +16,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from coterie.errors import ConfigError, DataError, NotFittedError
+from coterie.serving.explore_routes import router as explore_router
+from coterie.serving.exploring import NotFound
 from coterie.serving.guard import NO_ANSWER, Guard
 from coterie.serving.keys import VARIABLE, Keys
 from coterie.serving.lanes import Overloaded
 from coterie.serving.problem import mistakes, problem
 from coterie.serving.routes import BODIES, router
-from coterie.serving.service import NotFound, Service
+from coterie.serving.service import Service
 from coterie.serving.store import StoreUnavailable
 
 STATUS: dict[type[Exception], int] = {
@@ -55,6 +57,7 @@ def create_api(service: Service, *, secured: bool) -> FastAPI:
                   redoc_url=None)  # fmt: skip
     api.state.service = service
     api.include_router(router)
+    api.include_router(explore_router)
     for kind, status in STATUS.items():
         api.add_exception_handler(kind, _refusing(status))
     api.add_exception_handler(StoreUnavailable, _without_store)

@@ -25,7 +25,7 @@ class Why:
     model
         Which one.
     user
-        The id; nobody helps themselves.
+        The id, if known; nobody helps themselves.
     history
         Item ids, at least one.
     items
@@ -37,7 +37,7 @@ class Why:
     """
 
     model: ServedModel
-    user: str
+    user: str | None
     history: Sequence[ExternalItem]
     items: Sequence[ExternalItem] | None
     k: int
@@ -56,7 +56,7 @@ def _explained(why: Why) -> dict[str, Any] | Exception:
         found = explain(
             why.model.recommender,
             list(why.history),
-            _without(why.user, community),
+            community if why.user is None else _without(why.user, community),
             items=why.items,
             k=why.k,
             generator=torch.Generator().manual_seed(0),

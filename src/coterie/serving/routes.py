@@ -38,7 +38,14 @@ EVENT = {
     "item": "318",
     "surface": "home_card",
 }
-BODIES = (wire.RecommendRequest, wire.BatchRequest, Event, wire.EventBatch)
+BODIES = (
+    wire.RecommendRequest,
+    wire.BatchRequest,
+    Event,
+    wire.EventBatch,
+    wire.ExplainRequest,
+    wire.PlaceRequest,
+)
 RECOMMEND = TypeAdapter(wire.RecommendRequest)
 BATCH = TypeAdapter(wire.BatchRequest)
 EVENTS: TypeAdapter[Event | wire.EventBatch] = TypeAdapter(Event | wire.EventBatch)

@@ -14,6 +14,7 @@ from coterie.errors import ConfigError, DataError
 from coterie.experiment.events import Event
 from coterie.ranking import NO_ITEM
 from coterie.serving.explaining import Why, explain_each
+from coterie.serving.exploring import NO_COMMUNITY, Exploring, NotFound
 from coterie.serving.fleet import DEFAULT, Fleet
 from coterie.serving.lanes import Lane
 from coterie.serving.metrics import Metrics
@@ -26,10 +27,6 @@ from coterie.serving.wire import RecommendRequest
 SLOW_QUEUE = 16  # explanations, and questions for similar items, that may wait
 NOBODY = ""  # no user's id; asked for to see whether the store answers
 log = logging.getLogger(__name__)
-
-
-class NotFound(Exception):
-    """There is nothing of that name."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -90,12 +87,14 @@ class Service:
             "similar", _similar_each, batch_size=SLOW_QUEUE, **slow
         )
         self._why: Lane[Why, dict[str, Any]] = Lane("explain", explain_each, batch_size=1, **slow)
+        self.exploring = Exploring(fleet, slow)
         self._lanes: tuple[Lane[Any, Any], ...] = (
             self._scores,
             self._histories,
             self._events,
             self._similar,
             self._why,
+            *self.exploring.lanes,
         )
         for lane in self._lanes:
             metrics.watch_queue(lane.name, lambda lane=lane: lane.waiting)  # type: ignore[misc]
@@ -176,15 +175,25 @@ class Service:
         DataError
             The history or an item to explain is unknown to the model.
         """
-        self._check_k(k)
-        model = self.fleet[DEFAULT]
-        if model.community is None:
-            raise NotFound("This server explains nothing: start it with --community DATA.")
+        self._check_explains()
         history = await self._histories.ask(user)
         if not history:
             raise NotFound(f"The user {user!r} has no history.")
-        why = Why(model, user, history, items, k, self.config.explain_seconds)
-        return await self._why.ask(why)
+        return await self.explain_history(history, k, items, user=user)
+
+    async def explain_history(
+        self,
+        history: Sequence[ExternalItem],
+        k: int,
+        items: Sequence[ExternalItem] | None,
+        *,
+        user: str | None = None,
+    ) -> dict[str, Any]:
+        """As :meth:`explain`, of anyone's history; ``user``, if known, does not help itself."""
+        self._check_k(k)
+        self._check_explains()
+        model, seconds = self.fleet[DEFAULT], self.config.explain_seconds
+        return await self._why.ask(Why(model, user, history, items, k, seconds))
 
     async def add_events(self, events: Sequence[Event]) -> dict[str, int]:
         """Store events; they are on disk when this returns.
@@ -299,9 +308,18 @@ class Service:
             "surface": request.surface,
         }
 
-    def _check_k(self, k: int) -> None:
+    async def find(self, query: str, limit: int) -> dict[str, Any]:
+        """Items by the words of their titles, or by id, of the default model."""
+        self._check_k(limit, "limit")
+        return await self.exploring.find(query, limit)
+
+    def _check_explains(self) -> None:
+        if self.fleet[DEFAULT].community is None:
+            raise NotFound(NO_COMMUNITY)
+
+    def _check_k(self, k: int, name: str = "k") -> None:
         if k > self.config.most_items:
-            raise ConfigError(f"k is at most {self.config.most_items} here, got {k}.")
+            raise ConfigError(f"{name} is at most {self.config.most_items} here, got {k}.")
 
 
 def _user(request: RecommendRequest) -> str:

@@ -98,7 +98,7 @@ class SimilarAnswer(Wire):
 class ExplainAnswer(Wire):
     """Who helps a user, and what the scores of some items rest on."""
 
-    user: str
+    user: str | None = Field(None, description="Null where a history alone was given.")
     model: str
     version: str
     history_items: int
@@ -113,6 +113,89 @@ class ExplainAnswer(Wire):
     contributions: list[dict[str, Any]]
     item_neighbours: list[dict[str, Any]]
     unknown: list[dict[str, Any]]
+
+
+class ExplainRequest(Wire):
+    """Anyone's history, to be explained."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"history": [318, 527, 2571], "items": [296], "k": 3}]}
+    )
+
+    history: Ids = Field(description="Item ids; needs no store.")
+    user: ItemId | None = Field(None, description="Whose history it is; nobody helps themselves.")
+    items: Annotated[list[ItemId], Field(max_length=50)] | None = Field(
+        None, description="Items to explain; else the best."
+    )
+    k: int = Field(5, ge=1, strict=True, description="How many of each.")
+
+
+class FoundItem(Wire):
+    """An item that was searched for."""
+
+    item: ItemId
+    title: str | None = None
+    users: int = Field(description="Training users who have it.")
+
+
+class FoundAnswer(Wire):
+    """Items in whose title the words of the query stand, or whose id the query is."""
+
+    items: list[FoundItem] = Field(description="The item of that id first; then by popularity.")
+    model: str
+    version: str
+
+
+class PlaceRequest(Wire):
+    """Someone to be placed on the map."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"history": [318, 527, 2571]}]})
+
+    history: Ids = Field(description="Item ids; needs no store.")
+
+
+class PlacedItem(Wire):
+    """Where someone stands who has this item alone."""
+
+    item: ItemId
+    title: str | None = None
+    x: float
+    y: float
+
+
+class PlaceAnswer(Wire):
+    """A place on the map of ``GET /v1/map``."""
+
+    x: float
+    y: float
+    items: list[PlacedItem] = Field(description="The first 50 known items of the history.")
+    unknown: list[ItemId] = Field(description="Ids that the model does not know.")
+    model: str
+    version: str
+
+
+class MapAnswer(Wire):
+    """The community on the first two principal components of its posterior means."""
+
+    users: list[tuple[float, float]] = Field(
+        description="A sample of the community; in standard deviations along the first axis."
+    )
+    available: int = Field(description="Users of the community with a known item.")
+    variance: tuple[float, float] = Field(description="Share of the variance along each axis.")
+    landmarks: list[PlacedItem] = Field(description="Popular items that stand apart.")
+    model: str
+    version: str
+
+
+class AboutAnswer(Wire):
+    """What this server is, and what it can tell."""
+
+    coterie: str = Field(description="The version of the software.")
+    model: str
+    version: str
+    items: int = Field(description="Items that the default model knows.")
+    community: int | None = Field(description="Users who may help; null: nothing is explained.")
+    latent: bool = Field(description="Whether the default model has a latent space, so a map.")
 
 
 class EventBatch(Wire):
