@@ -27,7 +27,7 @@ from coterie.cli.paths import (
     remove,
 )
 from coterie.cli.progress import Display
-from coterie.cli.train import keep_settings, refuse_foreign_run, remove_run
+from coterie.cli.run_folder import RunSettings, refuse_foreign_run, remove_run
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.data.splits import strong_generalization
@@ -133,7 +133,7 @@ def demo(
 def _train(split: Split, experiment: Experiment, out: Path, name: str) -> Recommender:
     """Train into ``out/name``, on one thread: matrices this small gain nothing from more."""
     context = RunContext(device="cpu", precision="fp32")
-    keep_settings(out / name, out / "split", experiment, context)
+    RunSettings(out / "split", experiment, context).save(out / name)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,5 @@
 """``coterie train``: a split to a trained model; stopped at any time, continued exactly."""
 
-import json as json_module
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,20 +11,19 @@ from coterie.cli import baseline
 from coterie.cli.app import new_app
 from coterie.cli.options import ConfigFile, Json, Section, Settings, accepts
 from coterie.cli.output import Output, facts_table
-from coterie.cli.paths import (
-    MODEL,
-    MODEL_FORMAT,
-    SPLIT_FORMAT,
-    format_of,
-    refuse_foreign,
-    remove,
-    require_format,
-)
+from coterie.cli.paths import MODEL, SPLIT_FORMAT, require_format
 from coterie.cli.progress import Display
+from coterie.cli.run_folder import (
+    TENSORBOARD,
+    RunSettings,
+    leave_nothing_useless,
+    refuse_fitted,
+    refuse_what_is_there,
+    remove_run,
+    settings_of,
+)
 from coterie.data.parts import HeldOut, Split
-from coterie.errors import ArtifactError, ConfigError, CoterieError, StorageError
-from coterie.files import atomic_file
-from coterie.manifest import MANIFEST, needs, read_json
+from coterie.errors import ConfigError, CoterieError
 from coterie.models.baselines import METHODS
 from coterie.models.model import BaselineConfig
 from coterie.presets import PRESETS, resolved
@@ -34,7 +31,7 @@ from coterie.training.config import Experiment, RunContext
 from coterie.training.logging import Observers, TensorBoardObserver
 from coterie.training.loop import Observer, TrainingResult, check_data
 from coterie.training.loop import train as run_training
-from coterie.training.run_folder import BEST, LAST, METRICS
+from coterie.training.run_folder import LAST
 
 EXAMPLES = """\
 SPLIT is a folder of `coterie split`. RUN (--out) gets checkpoints,
@@ -71,9 +68,6 @@ run.toml:
   precision = "fp32"
 """
 
-RUN_FILES = (LAST, BEST, METRICS)
-SETTINGS = "settings.json"
-TENSORBOARD, EVENTS = "tensorboard", "tfevents"
 EXPERIMENT = Section(
     Experiment,
     "Experiment",
@@ -125,33 +119,19 @@ def train(
                 "TensorBoard."
             )
         return _fit(simple, split, out, output, overwrite=overwrite)
-    if resume:
-        _refuse_fitted(out)
-    before = _settings_of(out, needed=split is None) if resume else {}
-    experiment = settings.read(Experiment, before.get("experiment"))
-    context = settings.read(RunContext, before.get("run"))
-    source = split or (Path(before["split"]) if "split" in before else None)
-    if source is None:
-        nothing = f"{out} holds no run to continue. " if resume else ""
-        raise ConfigError(f"{nothing}Which split to train on? coterie train SPLIT --out RUN")
-    require_format(source, SPLIT_FORMAT)
-    data = Split.open(source, verify=True)
+    run = _asked(settings, split, out, resume=resume)
+    require_format(run.split, SPLIT_FORMAT)
+    data = Split.open(run.split, verify=True)
     writer = TensorBoardObserver(out / TENSORBOARD) if tensorboard else None  # writes later
-    _refuse_what_is_there(out, resume=resume, overwrite=overwrite)
-    context.torch_device()
+    refuse_what_is_there(out, resume=resume, overwrite=overwrite)
+    run.context.torch_device()
     check_data(data.train, _validation(data))
     if overwrite:  # the last thing before training: no mistake costs the old run
         remove_run(out)
-
-    def accepted() -> None:
-        keep_settings(out, source, experiment, context)
-
     try:
-        result = _train(
-            data, experiment, context, out, resume=resume, writer=writer, on_start=accepted
-        )
+        result = _train(data, run, out, resume=resume, writer=writer)
     except CoterieError:
-        _leave_nothing_useless(out)
+        leave_nothing_useless(out)
         raise
     if result.interrupted:
         output.note(
@@ -160,14 +140,22 @@ def train(
         )
         return 130
     result.recommender.save(out / MODEL, overwrite=True)
-    facts = result_facts(result, experiment)
-    output.result(
-        {"run": str(out), "model": str(out / MODEL), **facts},
-        facts_table(f"model: {out / MODEL}", facts),
-        *_more(result, out),
-        f"Next: coterie evaluate {out} {source}",
-    )
+    _show(output, out, run.split, _facts(result, run.experiment), *_more(result, out))
     return 0
+
+
+def _asked(settings: Settings, split: Path | None, out: Path, *, resume: bool) -> RunSettings:
+    """What to train on what; of a run that is resumed, what the command does not say."""
+    if resume:
+        refuse_fitted(out)
+    before = settings_of(out, needed=split is None) if resume else {}
+    source = split or (Path(before["split"]) if "split" in before else None)
+    experiment = settings.read(Experiment, before.get("experiment"))
+    context = settings.read(RunContext, before.get("run"))
+    if source is None:
+        nothing = f"{out} holds no run to continue. " if resume else ""
+        raise ConfigError(f"{nothing}Which split to train on? coterie train SPLIT --out RUN")
+    return RunSettings(source, experiment, context)
 
 
 def _fit(
@@ -177,28 +165,17 @@ def _fit(
         raise ConfigError("Which split to train on? coterie train SPLIT --out RUN")
     require_format(source, SPLIT_FORMAT)
     data = Split.open(source, verify=True)
-    _refuse_what_is_there(out, resume=False, overwrite=overwrite)
+    refuse_what_is_there(out, resume=False, overwrite=overwrite)
     recommender, facts = baseline.fitted(config, data, output)
     if overwrite:  # the last thing before saving: no mistake costs the old run
         remove_run(out)
     recommender.save(out / MODEL)
-    output.result(
-        {"run": str(out), "model": str(out / MODEL), **facts},
-        facts_table(f"model: {out / MODEL}", facts),
-        f"Next: coterie evaluate {out} {source}",
-    )
+    _show(output, out, source, facts)
     return 0
 
 
 def _train(
-    data: Split,
-    experiment: Experiment,
-    context: RunContext,
-    out: Path,
-    *,
-    resume: bool,
-    writer: TensorBoardObserver | None,
-    on_start: Callable[[], None],
+    data: Split, run: RunSettings, out: Path, *, resume: bool, writer: TensorBoardObserver | None
 ) -> TrainingResult:
     with ExitStack() as stack:
         display = Display(Console(stderr=True, highlight=False))
@@ -208,20 +185,29 @@ def _train(
         return run_training(
             data.train,
             _validation(data),
-            experiment,
-            context=context,
+            run.experiment,
+            context=run.context,
             folder=out,
             resume=resume,
             observer=Observers(*observers),
-            on_start=on_start,
+            on_start=lambda: run.save(out),
         )
+
+
+def _show(output: Output, out: Path, split: Path, facts: dict[str, Any], *more: str) -> None:
+    output.result(
+        {"run": str(out), "model": str(out / MODEL), **facts},
+        facts_table(f"model: {out / MODEL}", facts),
+        *more,
+        f"Next: coterie evaluate {out} {split}",
+    )
 
 
 def _validation(data: Split) -> HeldOut | None:
     return data.validation if data.validation.held_out.nnz else None
 
 
-def result_facts(result: TrainingResult, experiment: Experiment) -> dict[str, Any]:
+def _facts(result: TrainingResult, experiment: Experiment) -> dict[str, Any]:
     """How long it trained, and how good the best epoch is on the validation users."""
     return {
         "epochs": len(result.history),
@@ -239,106 +225,3 @@ def _more(result: TrainingResult, out: Path) -> list[str]:
         "The best epoch is the last: more may help: "
         f"coterie train --resume --out {out} --epochs {2 * epochs}"
     ]
-
-
-def _settings_of(out: Path, *, needed: bool) -> dict[str, Any]:
-    """What a run was started with; nothing if there is no run yet, or, unless needed, no record."""
-    file = out / SETTINGS
-    if not (out / LAST).exists() or not (needed or file.exists()):
-        return {}
-    if not file.exists():
-        raise ArtifactError(
-            f"{file} is missing; name the split, and the flags that the run was started with: "
-            f"coterie train SPLIT --resume --out {out} …"
-        )
-    keys = ("split", "experiment", "run")
-    try:
-        values = read_json(file)
-        needs(file, values, keys)
-    except ArtifactError as error:
-        raise ArtifactError(f"{error} Begin again (--overwrite).") from error
-    return {key: values[key] for key in keys}
-
-
-def _refuse_fitted(out: Path) -> None:
-    """Raise if the run is a baseline's, which has no checkpoints."""
-    if (out / LAST).exists() or format_of(out / MODEL) != MODEL_FORMAT:
-        return
-    model = read_json(out / MODEL / MANIFEST).get("model")
-    name = model.get("name") if isinstance(model, dict) else None
-    if isinstance(name, str) and name in METHODS:
-        raise ConfigError(f"{out}: {name} was fitted in one go; there is nothing to resume.")
-
-
-def keep_settings(out: Path, source: Path, experiment: Experiment, context: RunContext) -> None:
-    """Write what ``--resume`` starts from into the run's folder."""
-    values = {
-        "split": str(source.resolve()),
-        "experiment": experiment.model_dump(mode="json"),
-        "run": context.model_dump(mode="json"),
-    }
-    with atomic_file(out / SETTINGS) as aside:
-        aside.write_text(json_module.dumps(values, indent=2) + "\n")
-
-
-def _leave_nothing_useless(out: Path) -> None:
-    """After an error before the first checkpoint: no settings without a run, no empty folder."""
-    if not (out / LAST).exists():
-        (out / SETTINGS).unlink(missing_ok=True)
-        if out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-
-
-def _refuse_what_is_there(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise where there is a run, unless it is to be continued or may be deleted."""
-    if overwrite and resume:
-        raise ConfigError("--resume continues a run, --overwrite drops it; choose one.")
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"{out} is a file; a run needs a folder. Choose another path.")
-    if format_of(out) is not None:
-        raise StorageError(
-            f"{out} is a data set, a split or a model, and a run would be mixed into it. Choose "
-            "another folder."
-        )
-    _refuse_foreign_settings(out)
-    if overwrite:
-        refuse_foreign_run(out)
-    elif not resume and any((out / name).exists() for name in (*RUN_FILES, MODEL, TENSORBOARD)):
-        raise StorageError(
-            f"{out} holds a run already; continue it (--resume), begin again (--overwrite), or "
-            "choose another folder."
-        )
-
-
-def _refuse_foreign_settings(out: Path) -> None:
-    """Raise if settings without a run are not what a run that was killed early leaves behind."""
-    file = out / SETTINGS
-    if not file.exists() or (out / LAST).exists():
-        return
-    try:
-        ours = {"split", "experiment", "run"} <= set(json_module.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
-        ours = False
-    if not ours:
-        raise StorageError(
-            f"{file} was not written by coterie and would be lost. Move it away, or choose another "
-            "folder."
-        )
-
-
-def refuse_foreign_run(out: Path) -> None:
-    """Before deleting a run: raise where one of its folders holds what coterie did not write."""
-    refuse_foreign(out / MODEL, MODEL_FORMAT)
-    events = out / TENSORBOARD
-    if events.is_symlink() or (
-        events.is_dir() and not all(EVENTS in file.name for file in events.iterdir())
-    ):
-        raise StorageError(
-            f"{events} holds files that coterie did not write; --overwrite does not delete it. "
-            "Move it away, or choose another folder."
-        )
-
-
-def remove_run(out: Path) -> None:
-    """Delete what training wrote into ``out``, after :func:`refuse_foreign_run`; nothing else."""
-    remove([out / name for name in (*RUN_FILES, MODEL, TENSORBOARD, SETTINGS)])
