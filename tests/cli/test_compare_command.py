@@ -1,20 +1,15 @@
 """``coterie compare``: a whole comparison, continued, extended, refused, interrupted."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import polars as pl
 import pytest
+from command_line import HERE, start, stopped
 from scipy import stats
 
-PATIENCE_S = 300  # for a busy machine
-HERE = ("--device", "cpu", "--precision", "fp32")
 AWKWARD = "a_b 5% &|x"
 TINY = """\
 [model]
@@ -247,27 +242,14 @@ def test_a_model_of_other_items(coterie, workspace, tmp_path):
     assert "Compare it on the split that it was trained on" in ended.message()
 
 
-def test_ctrl_c_and_again(coterie, compared, workspace, models, tmp_path):
-    """A real Ctrl-C to a real process, after its first run."""
+@pytest.mark.parametrize(("number", "deaf"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_stopped_and_again(number, deaf, coterie, compared, workspace, models, tmp_path):
+    """A real signal to a real process, after its first run."""
     out = tmp_path / "c"
-    words = [str(word) for word in command(workspace.data, out, models, "--seeds", 0)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coterie", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    until = time.monotonic() + PATIENCE_S
-    while not (out / "runs" / "seed-0-popularity.json").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    shown, err = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, shown) == (130, "")
+    words = command(workspace.data, out, models, "--seeds", 0)
+    first = out / "runs" / "seed-0-popularity.json"
+    err = stopped(start(*words, deaf=deaf), number, first.exists)
     assert "the same command goes on" in err
-    assert "Traceback" not in err
     before = records(out)
     assert 2 <= len(before) < 6
     assert coterie(*words).code == 0

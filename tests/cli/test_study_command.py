@@ -1,17 +1,13 @@
 """``coterie study settings``: a whole study, continued, refused, interrupted."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
+from command_line import start, stopped
 
-PATIENCE_S = 300  # for a busy machine
 TINY = {
     "--hidden-dims": [12],
     "--latent-dim": [5],
@@ -150,26 +146,13 @@ def test_mistakes_leave_nothing(data, flags, expected, coterie, workspace, tmp_p
     assert not (tmp_path / "s").exists()
 
 
-def test_ctrl_c_and_again(study, coterie, workspace, tmp_path):
-    """A real Ctrl-C to a real process, after its first run."""
-    words = [str(word) for word in command(workspace.data, tmp_path / "s", "--seeds", 0)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coterie", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    until = time.monotonic() + PATIENCE_S
-    while not (tmp_path / "s" / "runs" / "seed-0-clean.json").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, out) == (130, "")
+@pytest.mark.parametrize(("number", "deaf"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_stopped_and_again(number, deaf, study, coterie, workspace, tmp_path):
+    """A real signal to a real process, after its first run."""
+    words = command(workspace.data, tmp_path / "s", "--seeds", 0)
+    first = tmp_path / "s" / "runs" / "seed-0-clean.json"
+    err = stopped(start(*words, deaf=deaf), number, first.exists)
     assert "the same command goes on" in err
-    assert "Traceback" not in err
     before = records(tmp_path / "s")
     assert 1 <= len(before) < 4
     assert coterie(*words).code == 0

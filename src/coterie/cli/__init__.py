@@ -4,7 +4,7 @@
 0     done
 1     a fault of the program, or training that diverged
 2     a mistake that the user can mend; the message says how
-130   interrupted
+130   interrupted, by SIGINT or SIGTERM
 ====  =================================================================
 """
 
@@ -17,6 +17,7 @@ from cyclopts import CycloptsError, UnusedCliTokensError
 
 from coterie.cli.app import app
 from coterie.errors import CoterieError
+from coterie.training.interrupt import stoppable
 
 TRACEBACK = "COTERIE_TRACEBACK"
 
@@ -24,8 +25,9 @@ TRACEBACK = "COTERIE_TRACEBACK"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; nothing but the code tells how it ended."""
     try:
-        code = app(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()
+        with stoppable():
+            code = app(sys.argv[1:] if argv is None else list(argv))
+            sys.stdout.flush()
     except UnusedCliTokensError as error:
         return _fail(f"unexpected argument {' '.join(error.unused_tokens or ())}", 2)
     except CycloptsError as error:

@@ -32,9 +32,9 @@ class Trained:
     epochs, best_epoch
         Of a VAE; None where there are none, and ``best_epoch`` also without validation users.
     interrupted
-        SIGINT came before training was over; there is nothing to test.
+        A signal came before training was over; there is nothing to test.
     stop_requested
-        SIGINT came at all.
+        A signal came at all.
     """
 
     recommender: Recommender

@@ -87,7 +87,7 @@ class Messages:
 
 
 def do(job: Job, messages: Messages) -> bool:
-    """Train, test on the test users once, leave a record; False if SIGINT came before the end."""
+    """Train, test on the test users once, leave a record; False if it was interrupted."""
     folder = ComparisonFolder(job.folder)
     unfinished = folder.unfinished(job.seed, job.contestant.key)
     lap = _clock()

@@ -20,6 +20,7 @@ from coterie.errors import ConfigError, CoterieError, DataError
 from coterie.repeats import Splits
 from coterie.training.checkpoint import fingerprint
 from coterie.training.config import Experiment, RunContext
+from coterie.training.interrupt import SIGNALS
 from coterie.training.loop import Observer, StepReport, check_data
 
 GRACE_S = 60  # after SIGINT, for the step, the checkpoint or the record at hand
@@ -131,7 +132,7 @@ def run_comparison(
     watch: Watch | None = None,
     progress: Callable[[Step], None] | None = None,
 ) -> bool:
-    """Do the runs that are not done yet; True if all are, False if SIGINT came.
+    """Do the runs that are not done yet; True if all are, False if it was interrupted.
 
     Parameters
     ----------
@@ -193,7 +194,7 @@ def run_job(job: Job, *, threads: int | None = None, observer: Observer | None =
     """Do one run in a process of its own; False if it was interrupted.
 
     Ctrl-C reaches this process alone, which passes it on, waits for the run to stop, and raises
-    KeyboardInterrupt; a second one ends the run at once.
+    KeyboardInterrupt, as after SIGTERM; a second one ends the run at once.
 
     Raises
     ------
@@ -226,7 +227,7 @@ def run_job(job: Job, *, threads: int | None = None, observer: Observer | None =
         raise
     if code == 0:
         return True
-    if code in (INTERRUPTED, -signal.SIGINT):
+    if code in (INTERRUPTED, *(-number for number in SIGNALS)):
         return False
     raise _as_raised(error, code, f"{job.contestant.name}, seed {job.seed}")
 

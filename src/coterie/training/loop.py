@@ -56,7 +56,7 @@ class StepReport:
 class TrainingResult:
     """What training gives: the best epoch's recommender, and the record of each epoch.
 
-    ``interrupted`` says that SIGINT left epochs undone; ``stop_requested`` that SIGINT came at all,
+    ``interrupted`` says that a signal left epochs undone; ``stop_requested`` that one came at all,
     if only after the last step, so that whoever has more to do after training should not begin.
     """
 
