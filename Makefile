@@ -40,7 +40,7 @@ lock:
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip
 	.venv-lock/bin/python -m pip install --quiet $(TORCH)
 	.venv-lock/bin/python -m pip install --quiet hatchling editables
-	.venv-lock/bin/python -m pip install --quiet --group dev '.[download,experiment,ials,mechanisms,pandas,serve,tensorboard,tune]'
+	.venv-lock/bin/python -m pip install --quiet --group dev '.[download,experiment,export,ials,mechanisms,pandas,serve,tensorboard,tune]'
 	( sed -n '/^#/p' requirements.lock; \
 	  .venv-lock/bin/python -m pip freeze --exclude coterie --exclude pip --exclude setuptools \
 	  | grep -vE '^(#|-e |nvidia|triton|cuda)' \

@@ -62,32 +62,40 @@ class Best:
 
 def answer(asks: Sequence[Ask]) -> list[Best]:
     """The answer to each request, the same as if it were alone (up to rounding)."""
+    kinds: dict[tuple[int, bool], list[int]] = {}
+    for place, ask in enumerate(asks):
+        kinds.setdefault((id(ask.model), _by_shortlist(ask)), []).append(place)
     found: list[Best | None] = [None] * len(asks)
-    for model in {id(ask.model): ask.model for ask in asks}.values():
-        places = [place for place, ask in enumerate(asks) if ask.model is model]
-        size = rows_at_once(len(model.ids), None)
+    for (_, short), places in kinds.items():
+        size = rows_at_once(len(asks[places[0]].model.ids), None)
         for start in range(0, len(places), size):
             part = places[start : start + size]
-            for place, best in zip(part, _ranked(model, [asks[at] for at in part]), strict=True):
+            chosen = _chosen([asks[at] for at in part], short=short)
+            for place, best in zip(part, chosen, strict=True):
                 found[place] = best
     return [best for best in found if best is not None]
 
 
+def _by_shortlist(ask: Ask) -> bool:
+    shortlist = ask.model.shortlist
+    return shortlist is not None and len(ask.history) > 0 and shortlist.pays(ask.k)
+
+
 @torch.inference_mode()
-def _ranked(model: ServedModel, asks: list[Ask]) -> list[Best]:
-    scores = _scores(model, asks)
-    for row, ask in enumerate(asks):
-        if ask.barred is not None:
-            scores[row].masked_fill_(torch.from_numpy(ask.barred).to(scores.device), -torch.inf)
-        if ask.allowed is not None:
-            _keep_only(scores[row], torch.from_numpy(ask.allowed).to(scores.device))
-    columns = torch.from_numpy(np.concatenate([ask.excluded for ask in asks]))
-    rows = torch.from_numpy(np.repeat(np.arange(len(asks)), [len(ask.excluded) for ask in asks]))
-    scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
-    best = top_k(scores, min(max(ask.k for ask in asks), max(scores.shape[1], 1)))
+def _chosen(asks: list[Ask], *, short: bool) -> list[Best]:
+    """Lists of one model, all by its shortlist or none."""
+    model = asks[0].model
+    k = torch.tensor([min(ask.k, max(len(model.ids), 1)) for ask in asks])
+    if short:
+        vae, shortlist = model.recommender.vae, model.shortlist
+        assert shortlist is not None
+        hidden = vae.decoder.hidden(vae.encode(_batch(model, asks)).mu)
+        scores, error = shortlist.coarse(hidden)
+        best = shortlist.best(hidden, _eligible_(scores, asks), error, k)
+    else:
+        best = top_k(_eligible_(_scores(model, asks), asks), int(k.max()))
     index, values = best.indices.cpu().numpy(), best.scores.cpu().numpy()
-    lengths = (index != NO_ITEM).sum(axis=1)
-    ends = np.minimum(lengths, [ask.k for ask in asks]).tolist()
+    ends = np.minimum((index != NO_ITEM).sum(axis=1), k.numpy()).tolist()
     return [
         Best(index[row, :end].tolist(), values[row, :end].tolist(), len(ask.history) == 0)
         for row, (ask, end) in enumerate(zip(asks, ends, strict=True))
@@ -96,20 +104,37 @@ def _ranked(model: ServedModel, asks: list[Ask]) -> list[Best]:
 
 def _scores(model: ServedModel, asks: list[Ask]) -> Tensor:
     """float32 ``[B, I]``; popularity where there is no history."""
+    scores: Tensor = model.recommender.model(_batch(model, asks))
+    empty = torch.tensor([len(ask.history) == 0 for ask in asks])
+    if empty.any():
+        popularity = torch.from_numpy(model.recommender.item_counts).to(scores)
+        scores[empty.to(scores.device)] = popularity
+    return scores
+
+
+def _batch(model: ServedModel, asks: list[Ask]) -> UserBatch:
     lengths = np.array([len(ask.history) for ask in asks])
     indptr = np.zeros(len(asks) + 1, dtype=np.int64)
     np.cumsum(lengths, out=indptr[1:])
-    recommender = model.recommender
     batch = UserBatch(
         torch.from_numpy(indptr),
         torch.from_numpy(np.concatenate([ask.history for ask in asks])),
         torch.from_numpy(1 / np.sqrt(np.maximum(lengths, 1), dtype=np.float32)),
-        recommender.n_items,
+        len(model.ids),
     )
-    scores: Tensor = recommender.model(batch.to(recommender.device))
-    if (lengths == 0).any():
-        popularity = torch.from_numpy(recommender.item_counts).to(scores)
-        scores[torch.from_numpy(lengths == 0).to(scores.device)] = popularity
+    return batch.to(model.recommender.device)
+
+
+def _eligible_(scores: Tensor, asks: list[Ask]) -> Tensor:
+    """Set what each request must not get to −inf, in place."""
+    for row, ask in enumerate(asks):
+        if ask.barred is not None:
+            scores[row].masked_fill_(torch.from_numpy(ask.barred).to(scores.device), -torch.inf)
+        if ask.allowed is not None:
+            _keep_only(scores[row], torch.from_numpy(ask.allowed).to(scores.device))
+    columns = torch.from_numpy(np.concatenate([ask.excluded for ask in asks]))
+    rows = torch.from_numpy(np.repeat(np.arange(len(asks)), [len(ask.excluded) for ask in asks]))
+    scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
     return scores
 
 

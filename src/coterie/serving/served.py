@@ -19,6 +19,7 @@ from coterie.files import MANIFEST
 from coterie.histories import over
 from coterie.recommender import Recommender
 from coterie.serving.settings import ItemFilter
+from coterie.serving.shortlist import Shortlist
 
 VERSION_LENGTH = 12  # of a model's hash, in hexadecimal digits
 ExternalItem = int | str
@@ -40,6 +41,8 @@ class ServedModel:
         By filter: the items that it excludes, bool ``[I]``.
     community
         The known users over this model's items, for explanations.
+    shortlist
+        How its lists are found faster; None where that does not pay.
     """
 
     name: str
@@ -50,6 +53,7 @@ class ServedModel:
     titles: list[str | None]
     barred: Mapping[str, np.ndarray]
     community: Interactions | None
+    shortlist: Shortlist | None
 
     @classmethod
     def of(
@@ -74,6 +78,7 @@ class ServedModel:
             catalogue["title"].to_list() if titled else [None] * len(ids),
             {filter_: _barred(rules, item_ids) for filter_, rules in filters.items()},
             None if community is None else over(community, item_ids),
+            Shortlist.of(recommender.model),
         )
 
     def find(self, ids: Iterable[ExternalItem]) -> tuple[np.ndarray, list[ExternalItem]]:

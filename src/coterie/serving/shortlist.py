@@ -1,0 +1,158 @@
+"""The best items by a coarse pass over all and an exact one over few; none is missed.
+
+An int8 copy of the output layer scores all items several times faster than float32 does. Its best
+few are scored again in float32. By Cauchy and Schwarz's inequality no coarse score is further from
+the exact one than ``‖h − ĥ‖ ‖w‖ + ‖ĥ‖ ‖w − ŵ‖``, where hats are what int8 kept of the hidden layer
+h and of an item's weights w. The k-th exact score so far, less this error, is what a coarse score
+must reach for the item to be wanted; where the few do not hold all such items, they are added.
+"""
+
+from typing import Self
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from coterie.models.model import Model
+from coterie.models.vae import VAE
+from coterie.ranking import NO_ITEM, TopK, top_k
+
+LEVELS = 63  # of the hidden layer on either side of 0: with 127, pairs overflow 16 bits on AVX2
+WEIGHT_LEVELS = 127
+EXTRA = 64  # beyond twice the list: then more are rarely needed (measured on trained models)
+LEAST_WORK = 38_400  # weights of the layer per candidate, from which on it pays (measured)
+
+
+class Shortlist:
+    """The output layer of a VAE, twice: in float32, and as int8 for ONNX Runtime.
+
+    Parameters
+    ----------
+    table, bias
+        The output layer, float32 ``[I, H]`` and ``[I]``, on a CPU; used as they are.
+    threads
+        Of the coarse pass.
+    """
+
+    def __init__(self, table: Tensor, bias: Tensor, threads: int) -> None:
+        self.table, self.bias = table.detach(), bias.detach()
+        scale = self.table.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        scale /= WEIGHT_LEVELS
+        kept = (self.table / scale).round_()
+        self._session = _session(kept.to(torch.int8).T.numpy(), scale[:, 0].numpy(), threads)
+        self._norm = float(self.table.norm(dim=1).max())
+        self._lost = float(kept.mul_(scale).sub_(self.table).norm(dim=1).max())
+        rounding = self.table.shape[1] * torch.finfo(torch.float32).eps
+        self._rounding = rounding * self._norm, rounding * float(self.bias.abs().max())
+
+    @classmethod
+    def of(cls, model: Model) -> Self | None:
+        """The shortlist of a model; None if it has no output layer on a CPU, or few items."""
+        if not isinstance(model, VAE) or model.device.type != "cpu":
+            return None
+        table, bias = model.decoder.table, model.decoder.bias
+        return cls(table, bias, torch.get_num_threads()) if _pays(table, 1) else None
+
+    def pays(self, k: int) -> bool:
+        """Whether two passes are faster than one for lists of k items."""
+        return _pays(self.table, k)
+
+    def coarse(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``[B, I]`` of hidden layers ``[B, H]``, and their largest errors ``[B, 1]``."""
+        scale = hidden.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        scale /= LEVELS
+        kept = (hidden / scale).round_()
+        (found,) = self._session.run(None, {"hidden": (kept + LEVELS).to(torch.uint8).numpy()})
+        scores = torch.from_numpy(found)
+        torch.addcmul(self.bias, scores, scale, out=scores)
+        kept.mul_(scale)
+        error = (hidden - kept).norm(dim=1) * self._norm + kept.norm(dim=1) * self._lost
+        error += hidden.norm(dim=1) * self._rounding[0] + self._rounding[1]
+        return scores, error[:, None]
+
+    def best(self, hidden: Tensor, coarse: Tensor, error: Tensor, k: Tensor) -> TopK:
+        """The items with the best exact scores.
+
+        Parameters
+        ----------
+        hidden
+            float32 ``[B, H]``.
+        coarse, error
+            As :meth:`coarse` gave them; −inf where an item must not be recommended.
+        k
+            Lengths of the lists, int64 ``[B]``.
+
+        Returns
+        -------
+        TopK
+            Of the greatest of the lengths; the first k of each row are the best, whatever follows.
+        """
+        longest = int(k.max())
+        found = top_k(coarse, candidates(longest))
+        items = found.indices.sort(1).values  # so that equal scores go by the lower item
+        exact = torch.stack(
+            [self._exact(row, one) for row, one in zip(items.clamp_min(0), hidden, strict=True)]
+        )
+        ranked = _named(items, top_k(exact.masked_fill_(items == NO_ITEM, -torch.inf), longest))
+        least = ranked.scores.gather(1, k[:, None] - 1)  # no item below it less the error is wanted
+        whole = (found.indices[:, -1:] == NO_ITEM) | (least - error > found.scores[:, -1:])
+        for row in (~whole[:, 0]).nonzero()[:, 0].tolist():
+            wanted = (coarse[row] > -torch.inf) & ~(coarse[row] < least[row] - error[row])
+            more = wanted.nonzero()[:, 0]
+            list_ = _named(more[None], top_k(self._exact(more, hidden[row])[None], longest))
+            ranked.indices[row], ranked.scores[row] = list_.indices[0], list_.scores[0]
+        return ranked
+
+    def _exact(self, items: Tensor, hidden: Tensor) -> Tensor:
+        """Float32 scores ``[n]`` of some items for one hidden layer ``[H]``."""
+        return torch.addmv(self.bias[items], self.table.index_select(0, items), hidden)
+
+
+def _named(items: Tensor, best: TopK) -> TopK:
+    """The items ``[B, n]`` at the places that were found."""
+    nowhere = best.indices == NO_ITEM
+    named = items.gather(1, best.indices.clamp_min(0)).masked_fill_(nowhere, NO_ITEM)
+    return TopK(named, best.scores)
+
+
+def candidates(k: int) -> int:
+    """How many items are scored exactly for a list of k."""
+    return 2 * k + EXTRA
+
+
+def _pays(table: Tensor, k: int) -> bool:
+    return table.numel() >= LEAST_WORK * candidates(k)
+
+
+def _session(weights: np.ndarray, scales: np.ndarray, threads: int) -> ort.InferenceSession:
+    """From uint8 ``[B, H]`` around ``LEVELS`` to float32 ``[B, I]``; weights int8 ``[H, I]``."""
+    nodes = [
+        helper.make_node("MatMulInteger", ["hidden", "weights", "zero"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["one", "scales"], ["factors"]),  # so the three become one
+        helper.make_node("Mul", ["numbers", "factors"], ["scores"]),
+    ]
+    constants = {
+        "weights": np.ascontiguousarray(weights),
+        "zero": np.array(LEVELS, dtype=np.uint8),
+        "one": np.ones(1, dtype=np.float32),
+        "scales": scales,
+    }
+    graph = helper.make_graph(
+        nodes,
+        "coarse",
+        [helper.make_tensor_value_info("hidden", TensorProto.UINT8, ["B", weights.shape[0]])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["B", weights.shape[1]])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )

@@ -1,0 +1,138 @@
+"""Lists found by the coarse pass are those of float32, whatever the weights are."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from served_models import FIRST, N_ITEMS, small_community, small_model
+from test_scoring import ask, random_requests, served
+
+from coterie.data.ids import IdMap
+from coterie.errors import DivergenceError
+from coterie.models.baselines.ease import EaseConfig
+from coterie.models.config import ModelConfig
+from coterie.models.vae import VAE
+from coterie.ranking import NO_ITEM, top_k
+from coterie.recommender import Recommender
+from coterie.serving import shortlist
+from coterie.serving.scoring import answer
+from coterie.serving.shortlist import Shortlist
+
+ARCHITECTURES = {
+    "multi-vae": {"hidden_dims": (16,), "latent_dim": 8},
+    "multi-dae": {"name": "multi-dae", "latent_dim": 8},
+    "recvae": {"name": "recvae", "hidden_dims": (16, 16), "latent_dim": 8},
+    "h-vamp-gated": {"name": "h-vamp-gated", "hidden_dims": (16, 16), "latent_dim": 8},
+}
+
+
+def drawn(*shape, seed=0, spread=1.0):
+    return spread * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def found(layer, hidden, k, barred=None):
+    """By both passes, with ``barred`` items left out; and by float32 alone."""
+    coarse, error = layer.coarse(hidden)
+    exact = F.linear(hidden, layer.table, layer.bias)
+    for scores in (coarse, exact):
+        if barred is not None:
+            scores[barred] = -torch.inf
+    lengths = torch.full((len(hidden),), k)
+    return layer.best(hidden, coarse, error, lengths), top_k(exact, k)
+
+
+@pytest.mark.parametrize("spread", [1e-30, 1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("width", [1, 7, 200])
+def test_no_coarse_score_is_further_off_than_its_bound(spread, width):
+    hidden = drawn(9, width, spread=spread)
+    hidden[0] = 0
+    hidden[1, 0] = 100 * spread  # one large entry takes the others' levels
+    layer = Shortlist(drawn(500, width, seed=1, spread=0.3), drawn(500, seed=2), 1)
+    coarse, error = layer.coarse(hidden.clone())
+    exact = hidden.double() @ layer.table.double().T + layer.bias.double()
+    assert ((coarse.double() - exact).abs() <= error).all()
+    if spread == 1.0:
+        assert (error[2:] < 0.2 * exact[2:].abs().amax(1, keepdim=True)).all()  # it is of use
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3, 0.1, 1.0])
+def test_items_that_int8_cannot_tell_apart_are_told_apart(spread):
+    """Rows differ by ``spread`` from one row: no fixed number of candidates would suffice."""
+    table = drawn(1, 32) + drawn(3000, 32, seed=1, spread=spread)
+    layer = Shortlist(table, drawn(3000, seed=2, spread=spread), 1)
+    hidden = drawn(6, 32, seed=3)
+    both, float32 = found(layer, hidden, 20, torch.rand(6, 3000) < 0.3)
+    torch.testing.assert_close(both.scores, float32.scores, rtol=1e-5, atol=1e-5)
+    if spread >= 1e-3:  # below, float32's own rounding decides
+        assert both.indices.tolist() == float32.indices.tolist()
+
+
+def test_equal_scores_go_by_the_lower_item():
+    table = torch.randint(-2, 3, (4000, 4), generator=torch.Generator().manual_seed(0)).float()
+    hidden = torch.tensor([[1.0, -2.0, 1.0, 3.0], [0.0, 0.0, 0.0, 0.0], [2.0, 0.0, 1.0, -1.0]])
+    both, float32 = found(Shortlist(table, torch.zeros(4000), 1), hidden, 50)
+    assert both.indices.tolist() == float32.indices.tolist()
+    assert both.scores.tolist() == float32.scores.tolist()
+    assert both.indices[1].tolist() == list(range(50))
+
+
+def test_lists_are_shorter_where_fewer_items_are_eligible():
+    layer = Shortlist(drawn(2000, 16), drawn(2000, seed=1), 1)
+    barred = torch.ones(3, 2000, dtype=torch.bool)
+    barred[0, [5, 7]] = False
+    barred[1, :200] = False
+    both, float32 = found(layer, drawn(3, 16, seed=2), 30, barred)
+    assert both.indices.tolist() == float32.indices.tolist()
+    assert (both.indices[0] != NO_ITEM).sum() == 2
+    assert (both.indices[2] == NO_ITEM).all()
+
+
+def test_a_diverged_model_is_refused_as_by_float32():
+    layer = Shortlist(drawn(2000, 16), torch.zeros(2000), 1)
+    hidden = drawn(2, 16)
+    hidden[1, 3] = torch.nan
+    coarse, error = layer.coarse(hidden)
+    with pytest.raises(DivergenceError):
+        layer.best(hidden, coarse, error, torch.tensor([5, 5]))
+    broken = drawn(2000, 16)
+    broken[11] = torch.nan
+    layer = Shortlist(broken, torch.zeros(2000), 1)
+    coarse, error = layer.coarse(drawn(2, 16))
+    with pytest.raises(DivergenceError):
+        layer.best(drawn(2, 16), coarse, error, torch.tensor([5, 5]))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_mixed_batch_equals_the_library_one_by_one(architecture, monkeypatch):
+    monkeypatch.setattr(shortlist, "LEAST_WORK", 0)
+    monkeypatch.setattr(shortlist, "EXTRA", 1)  # so that few items leave some out
+    config = ModelConfig(**ARCHITECTURES[architecture])
+    ids = IdMap(range(FIRST, FIRST + N_ITEMS))
+    model = Recommender(VAE(config, N_ITEMS).initialized(1), ids, np.arange(N_ITEMS, 0, -1))
+    ours = served(model)
+    assert ours.shortlist is not None
+    requests = list(random_requests(np.random.default_rng(6), 80))
+    keys = ("k", "deny", "allow", "exclude_seen")
+    asks = [ask(ours, one["histories"][0], **{key: one[key] for key in keys}) for one in requests]
+    for one, best in zip(requests, answer(asks), strict=True):
+        expected = model.recommend(**one)
+        there = expected.item_index[0] >= 0
+        assert best.index == expected.item_index[0][there].tolist()
+        assert best.scores == pytest.approx(expected.scores[0][there].tolist(), rel=1e-4, abs=1e-5)
+        assert best.fallback == expected.fallback[0]
+
+
+def test_it_is_used_where_it_pays_and_nowhere_else(monkeypatch):
+    assert served(small_model()).shortlist is None  # a product of 60 columns is nothing to save
+    monkeypatch.setattr(shortlist, "LEAST_WORK", 10)
+    model = served(small_model())
+    assert model.shortlist is not None
+    assert model.shortlist.pays(10)  # 60 x 16 weights for 84 candidates
+    assert not model.shortlist.pays(20)
+    baseline = Recommender.fit(EaseConfig(l2=1.0), small_community())
+    assert served(baseline).shortlist is None
+    used = []
+    monkeypatch.setattr(Shortlist, "best", lambda *given: used.append(given) or top_k(given[2], 10))
+    answer([ask(model, [FIRST], 10), ask(model, [FIRST], 20), ask(model, [], 5)])
+    (given,) = used
+    assert given[4].tolist() == [10]
