@@ -31,6 +31,22 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     assert left_in(path.parent) == ["a.txt"]
 
 
+def test_bytes_are_on_the_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut leaves a file with its name and without its content."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append("flush"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("rename"), replace(a, b)))
+    with atomic_file(tmp_path / "a.txt") as aside:
+        aside.write_text("one")
+    with atomic_folder(tmp_path / "set") as aside:
+        (aside / "a").write_text("one")
+        (aside / "b").write_text("two")
+    assert done == ["flush", "rename", "flush", "flush", "rename"]
+
+
 def write_half(path: Path) -> None:
     with atomic_file(path) as aside:
         aside.write_text("half")

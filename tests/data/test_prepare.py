@@ -121,6 +121,21 @@ def test_the_last_opinion_counts_not_the_best() -> None:
     assert data.to_frame()["item_id"].to_list() == [2]
 
 
+def test_without_times_the_last_row_counts() -> None:
+    log = pl.DataFrame({"user": [1, 1, 2], "item": [1, 1, 1], "rating": [5.0, 2.0, 4.0]})
+    assert read_interactions(log).to_frame()["rating"].to_list() == [2.0, 4.0]
+    swapped = read_interactions(log.reverse())
+    assert swapped.to_frame()["rating"].to_list() == [5.0, 4.0]
+
+
+def test_minimum_counts_go_on_until_nothing_falls() -> None:
+    """A chain: item 5 has one user, without it user 4 one item, and so on down to the square."""
+    chain = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3), (4, 5)]
+    log = pl.DataFrame(chain, schema=["user_id", "item_id"], orient="row")
+    data = read_interactions(log, options=PrepareOptions(min_user_items=2, min_item_users=2))
+    assert data.to_frame().rows() == chain[:4]
+
+
 def test_duplicates_are_refused_on_request() -> None:
     log = [(1, 1, 5.0, 1), (7, 3, 2.0, 2), (7, 3, 2.0, 2)]
     with pytest.raises(DataError, match=r"1 rows repeat a pair.*user 7 with item 3"):
