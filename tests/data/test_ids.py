@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.data.ids import IdMap, as_id_series
+from coterie.data.ids import IdMap, Ids, as_id_series
 from coterie.errors import ArtifactError, DataError
 
 distinct_ids = st.one_of(
@@ -61,9 +61,13 @@ def test_large_unsigned_integers_stay_exact() -> None:
         ([1.5], "values of type Float64"),
         ([True], "values of type Boolean"),
         ([1, "a"], "a mixture"),
+        (pl.Series(["a", None], dtype=pl.Categorical), "1 ids are missing"),
+        (pl.Series([UUID(int=1), None], dtype=pl.Object), "1 ids are missing"),
+        (pl.Series([b"a"], dtype=pl.Object), "integers, strings or UUIDs, got b'a'"),
+        (pl.Series([2**70], dtype=pl.Int128), "must be 64-bit integers"),
     ],
 )
-def test_wrong_ids_are_refused(ids: list[object], message: str) -> None:
+def test_wrong_ids_are_refused(ids: Ids, message: str) -> None:
     with pytest.raises(DataError, match=message):
         IdMap(ids)
 

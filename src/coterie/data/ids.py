@@ -9,6 +9,7 @@ from uuid import UUID
 import numpy as np
 import polars as pl
 
+from coterie.data.encode import ids_from_objects
 from coterie.errors import ArtifactError, DataError
 from coterie.files import atomic_file
 
@@ -126,14 +127,21 @@ def as_id_series(ids: Ids) -> pl.Series:
             raise DataError(
                 f"Ids must be all integers or all strings, got a mixture: {error}"
             ) from error
-    if series.dtype in (pl.Categorical, pl.Enum) or series.dtype == pl.Object:
-        series = pl.Series("id", [str(value) for value in series.to_list()])
+    if series.dtype == pl.Object:
+        series = ids_from_objects(series.to_list(), series.name or "id")
+    if series.dtype in (pl.Categorical, pl.Enum):
+        series = series.cast(pl.String)
     if series.null_count():
         raise DataError(f"{series.null_count()} ids are missing (null); every row needs one.")
     if series.dtype == pl.UInt64:
         return series
     if series.dtype.is_integer():
-        return series.cast(pl.Int64)
+        try:
+            return series.cast(pl.Int64)
+        except pl.exceptions.InvalidOperationError as error:
+            raise DataError(
+                f"Ids must be 64-bit integers or text; give larger ones as text: {error}."
+            ) from error
     if series.dtype == pl.String:
         return series
     raise DataError(f"Ids must be integers, strings or UUIDs, got values of type {series.dtype}.")
