@@ -56,8 +56,7 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
         ``path`` exists and ``overwrite`` is false, it is not coterie's to replace, or the disk is
         full; nothing is left behind.
     """
-    target = _resolved(Path(path))
-    _refuse_to_replace(target, overwrite=overwrite)
+    target = free_folder(path, overwrite=overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
@@ -70,7 +69,7 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
             if file.is_file():
                 _flush(file)
         aside.chmod(0o755)
-        _refuse_to_replace(target, overwrite=overwrite)  # it may have appeared in the meantime
+        free_folder(target, overwrite=overwrite)  # it may have appeared in the meantime
         _swap(aside, target)
     except Exception as error:
         _raise_storage_error(target, error)
@@ -79,9 +78,21 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _resolved(path: Path) -> Path:
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raise :class:`StorageError` if ``path`` exists and ``overwrite`` is false."""
+    if path.exists() and not overwrite:
+        raise StorageError(
+            f"{path} exists already; choose another path, or allow overwriting it (--overwrite)."
+        )
+
+
+def free_folder(path: Path | str, *, overwrite: bool) -> Path:
+    """Where a folder is to be written: ``path`` with links followed, if it is free for that.
+
+    Also for a look before long work; errors as in :func:`atomic_folder`.
+    """
     try:
-        target = path.resolve()
+        target = Path(path).resolve()
     except (OSError, RuntimeError) as error:  # links in a circle
         raise StorageError(f"{path} could not be written: {error}.") from error
     if Path.cwd().is_relative_to(target):
@@ -89,23 +100,17 @@ def _resolved(path: Path) -> Path:
             f"{path} is the folder that the program runs in, or one above it; it cannot be "
             "replaced. Name a folder inside it."
         )
-    return target
-
-
-def _refuse_to_replace(path: Path, *, overwrite: bool) -> None:
-    if not path.exists():
-        return
-    if not overwrite:
-        raise StorageError(
-            f"{path} exists already; choose another path, or allow overwriting it (--overwrite)."
-        )
-    if not path.is_dir():
+    if not target.exists():
+        return target
+    refuse_existing(Path(path), overwrite=overwrite)
+    if not target.is_dir():
         raise StorageError(f"{path} is a file; only a folder can be replaced. Choose another path.")
-    if any(path.iterdir()) and not _is_coteries(path):
+    if any(target.iterdir()) and not _is_coteries(target):
         raise StorageError(
             f"{path} holds files that coterie did not write (it has no {MANIFEST} of coterie's); "
             "overwriting replaces only a data set, a split or a model. Choose another path."
         )
+    return target
 
 
 def _is_coteries(folder: Path) -> bool:

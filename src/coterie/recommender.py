@@ -15,7 +15,8 @@ from coterie.data.batches import user_batch
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
 from coterie.devices import pick_device
-from coterie.errors import ConfigError, DataError, NotFittedError, StorageError
+from coterie.errors import ConfigError, DataError, NotFittedError
+from coterie.files import refuse_existing
 from coterie.histories import Histories, OnUnknown, fold_in, known_items, over, refuse_unknown
 from coterie.models.baselines import METHODS, Progress
 from coterie.models.model import BaselineConfig, Model
@@ -278,11 +279,7 @@ class Recommender:
             The file exists already, or cannot be written.
         """
         path = Path(path)
-        if path.exists() and not overwrite:
-            raise StorageError(
-                f"{path} exists already; choose another path, or allow overwriting it "
-                "(--overwrite)."
-            )
+        refuse_existing(path, overwrite=overwrite)
         request = Request.read(
             histories,
             self.item_ids,

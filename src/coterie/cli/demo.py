@@ -22,7 +22,6 @@ from coterie.cli.paths import (
     DATA_FORMAT,
     MODEL,
     SPLIT_FORMAT,
-    refuse_existing,
     refuse_foreign,
     remove,
 )
@@ -35,6 +34,7 @@ from coterie.data.synthetic import SyntheticConfig, synthetic
 from coterie.errors import StorageError
 from coterie.evaluation.protocol import evaluate
 from coterie.evaluation.result import Estimate, Evaluation
+from coterie.files import refuse_existing
 from coterie.recommender import Recommender
 from coterie.training.config import Experiment, RunContext
 from coterie.training.loop import train

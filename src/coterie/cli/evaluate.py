@@ -13,11 +13,11 @@ from coterie.cli.output import Output
 from coterie.cli.paths import SPLIT_FORMAT, model_folder, require_format
 from coterie.config import Config
 from coterie.data.parts import Split
-from coterie.errors import ConfigError, StorageError
+from coterie.errors import ConfigError
 from coterie.evaluation.cohorts import DEFAULT_COHORTS, Cohort
 from coterie.evaluation.protocol import evaluate as measure
 from coterie.evaluation.result import Evaluation
-from coterie.files import atomic_file
+from coterie.files import atomic_file, refuse_existing
 from coterie.recommender import Recommender
 
 EXAMPLES = """\
@@ -108,8 +108,7 @@ def _check_out(out: Path | None, *, overwrite: bool) -> None:
         return
     if out.suffix not in (".json", ".parquet"):
         raise ConfigError(f"--out must end in .json or .parquet, got {out}.")
-    if out.exists() and not overwrite:
-        raise StorageError(f"{out} exists already; choose another path, or --overwrite it.")
+    refuse_existing(out, overwrite=overwrite)
 
 
 def _write(result: Evaluation, out: Path, facts: dict[str, object]) -> None:

@@ -20,27 +20,6 @@ COMMANDS = {
 KINDS = {DATA_FORMAT: "a data set", SPLIT_FORMAT: "a split", MODEL_FORMAT: "a model"}
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Before any work: raise unless ``path`` is free or may be replaced.
-
-    Raises
-    ------
-    StorageError
-        It exists and ``overwrite`` is false, or it is a folder that coterie did not write.
-    """
-    if not path.exists():
-        return
-    if not overwrite:
-        raise StorageError(
-            f"{path} exists already; choose another path, or allow overwriting it (--overwrite)."
-        )
-    if path.is_dir() and any(path.iterdir()) and format_of(path) not in COMMANDS:
-        raise StorageError(
-            f"{path} holds files that coterie did not write; --overwrite replaces only a data "
-            "set, a split or a model. Choose another path."
-        )
-
-
 def refuse_foreign(path: Path, format_: str) -> None:
     """Before deleting a folder: raise unless it is absent, empty, or of this format.
 

@@ -8,11 +8,11 @@ from cyclopts import Parameter
 from coterie.cli.app import new_app
 from coterie.cli.options import ConfigFile, Json, Overwrite, Section, Settings, accepts
 from coterie.cli.output import Output, facts_table
-from coterie.cli.paths import refuse_existing
 from coterie.data.datasets import dataset as known_dataset
 from coterie.data.interactions import Interactions
 from coterie.data.prepare import PrepareOptions
 from coterie.data.readers import read_interactions
+from coterie.files import free_folder
 
 EXAMPLES = """\
 SOURCE is one of
@@ -63,7 +63,7 @@ def prepare(
     output = Output(as_json=json)
     usual = None if dataset is None else known_dataset(dataset).options.model_dump()
     options = settings.read(PrepareOptions, usual)
-    refuse_existing(out, overwrite=overwrite)
+    free_folder(out, overwrite=overwrite)
     with output.stages() as stage:
         data = read_interactions(
             source, options=options, items=items, name=name or dataset, progress=stage

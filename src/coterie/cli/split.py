@@ -25,7 +25,6 @@ from coterie.cli.paths import (
     MODEL_FORMAT,
     SPLIT_FORMAT,
     format_of,
-    refuse_existing,
 )
 from coterie.config import HIGHEST_SEED, Config
 from coterie.data import splits
@@ -35,6 +34,7 @@ from coterie.data.parts import HeldOut, Split
 from coterie.data.raw import read_lightgcn
 from coterie.data.readers import read_interactions
 from coterie.errors import ConfigError, DataError
+from coterie.files import free_folder
 from coterie.repeats import Splits
 
 EXAMPLES = """\
@@ -148,7 +148,7 @@ def split(
     output = Output(as_json=json)
     options = settings.read(SplitOptions)
     _refuse_strange(options, settings.given(SplitOptions), test)
-    refuse_existing(out, overwrite=overwrite)
+    free_folder(out, overwrite=overwrite)
     with output.stages() as stage:
         stage(f"reading {data}")
         divided = _given(data, test, options) if options.protocol == "given" else None
