@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
+from coterie.data.ids import IdMap
 from coterie.files import atomic_file
 from coterie.models.posterior import Posterior
 from coterie.ranking import NO_ITEM
@@ -179,6 +180,22 @@ def write_parquet(
             if progress is not None:
                 progress(n_done, n_users)
     return Export(path, n_done, n_fallback, part.unknown)
+
+
+def with_titles(item_ids: IdMap, items: pl.DataFrame | None) -> pl.DataFrame:
+    """All items in the model's order: ``item_id`` and, where ``items`` has them, ``title``."""
+    table = item_ids.ids.alias("item_id").to_frame()
+    if items is None or "title" not in items.columns:
+        return table
+    named = items.drop_nulls("item_id")
+    index = item_ids.to_index(named["item_id"])
+    known, first = np.unique(index, return_index=True)  # the first of several titles
+    titles = pl.DataFrame({"index": known, "title": named["title"].gather(pl.Series(first))})
+    return (
+        table.with_columns(index=pl.int_range(pl.len(), dtype=pl.Int64))
+        .join(titles, on="index", how="left", maintain_order="left")
+        .drop("index")
+    )
 
 
 def _table(left: dict[str, Any], items: pl.DataFrame, right: dict[str, Any]) -> pl.DataFrame:

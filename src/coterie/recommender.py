@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,7 @@ from coterie.data.batches import user_batch
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
 from coterie.devices import pick_device
-from coterie.errors import ConfigError, DataError, NotFittedError
+from coterie.errors import DataError, NotFittedError
 from coterie.files import refuse_existing
 from coterie.histories import Histories, OnUnknown, fold_in, known_items, over, refuse_unknown
 from coterie.models.baselines import METHODS, Progress
@@ -27,12 +27,11 @@ from coterie.recommendations import (
     Export,
     Recommendations,
     SimilarItems,
+    with_titles,
     write_parquet,
 )
 from coterie.request import Request, rows_at_once
-from coterie.similarity import nearest, strongest
-
-Source = Literal["auto", "anchors", "decoder", "factors", "weights"]
+from coterie.similarity import Source, compared, nearest, strongest
 
 
 class Recommender:
@@ -156,18 +155,7 @@ class Recommender:
     @cached_property
     def catalogue(self) -> pl.DataFrame:
         """The I items in the model's order: ``item_id`` and, where known, ``title``."""
-        table = self.item_ids.ids.alias("item_id").to_frame()
-        if self.items is None or "title" not in self.items.columns:
-            return table
-        named = self.items.drop_nulls("item_id")
-        index = self.item_ids.to_index(named["item_id"])
-        known, first = np.unique(index, return_index=True)  # the first of several titles
-        titles = pl.DataFrame({"index": known, "title": named["title"].gather(pl.Series(first))})
-        return (
-            table.with_columns(index=pl.int_range(pl.len(), dtype=pl.Int64))
-            .join(titles, on="index", how="left", maintain_order="left")
-            .drop("index")
-        )
+        return with_titles(self.item_ids, self.items)
 
     @torch.no_grad()  # not inference_mode: the caller may overwrite the scores
     def score(self, fold_in: Interactions) -> Tensor:
@@ -325,7 +313,7 @@ class Recommender:
         NotFittedError
             The model does not have what ``source`` asks for, or nothing that could be compared.
         """
-        source = self._source(source)
+        source = compared(self.model, source, keeps_anchors=self.anchors is not None)
         index, unknown = known_items(item_ids, self.item_ids, named="item_ids")
         assert index is not None
         refuse_unknown(unknown, on_unknown)
@@ -343,25 +331,6 @@ class Recommender:
             unknown,
             self.catalogue,
         )
-
-    def _source(self, asked: Source) -> Source:
-        """What :meth:`similar_items` compares."""
-        known = get_args(Source)
-        if asked not in known:
-            raise ConfigError(f"source must be one of {', '.join(known)}, got {asked!r}.")
-        own, name = self.model.similarity, self.model.config.name
-        if own is None:
-            raise NotFittedError(f"{name} has no notion of similar items.")
-        if asked == "auto":
-            asked = own if self.anchors is None else "anchors"
-        if asked == "anchors" and self.anchors is None:
-            raise NotFittedError(
-                "This model keeps no anchors: it was trained without alignment. "
-                f'Pass source="{own}".'
-            )
-        if asked not in ("anchors", own):
-            raise NotFittedError(f'{name} has no {asked} to compare. Pass source="{own}".')
-        return asked
 
     @torch.no_grad()
     def encode(

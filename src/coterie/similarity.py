@@ -1,13 +1,46 @@
 """Items like a given one, a block of queries at a time: by cosine, or by a model's weights."""
 
+from typing import Literal, get_args
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from coterie.data.batches import UserBatch
+from coterie.errors import ConfigError, NotFittedError
 from coterie.models.model import Model
 from coterie.ranking import TopK, exclude_, top_k
 from coterie.request import rows_at_once
+
+Source = Literal["auto", "anchors", "decoder", "factors", "weights"]
+"""What is compared; "auto" leaves it to the model."""
+
+
+def compared(model: Model, asked: Source, *, keeps_anchors: bool) -> Source:
+    """What is compared where ``asked`` is asked for: never ``"auto"``.
+
+    Raises
+    ------
+    ConfigError
+        ``asked`` is no source.
+    NotFittedError
+        The model does not have it; the message names what it has.
+    """
+    known = get_args(Source)
+    if asked not in known:
+        raise ConfigError(f"source must be one of {', '.join(known)}, got {asked!r}.")
+    own, name = model.similarity, model.config.name
+    if own is None:
+        raise NotFittedError(f"{name} has no notion of similar items.")
+    if asked == "auto":
+        return "anchors" if keeps_anchors else own
+    if asked == "anchors" and not keeps_anchors:
+        raise NotFittedError(
+            f'This model keeps no anchors: it was trained without alignment. Pass source="{own}".'
+        )
+    if asked not in ("anchors", own):
+        raise NotFittedError(f'{name} has no {asked} to compare. Pass source="{own}".')
+    return asked
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from coterie.cli.output import Output, frame_table, in_flags
 from coterie.cli.paths import model_folder
 from coterie.cli.recommend import read_ids
 from coterie.errors import DataError
-from coterie.recommender import Recommender, Source
+from coterie.recommender import Recommender
+from coterie.similarity import Source
 
 EXAMPLES = """\
 MODEL is a model's folder, or the folder of the run that trained it. Compared are
