@@ -25,6 +25,9 @@ WEIGHT_LEVELS = 127
 EXTRA = 64  # beyond twice the list: then more are rarely needed (measured on trained models)
 LEAST_WORK = 38_400  # weights of the layer per candidate, from which on it pays (measured)
 
+MOST_WEIGHTS = (1 << 31) - (1 << 26)  # an ONNX model in memory has 2 GiB at most
+ROWS_AT_ONCE = 1 << 14
+
 
 class Shortlist:
     """The output layer of a VAE, twice: in float32, and as int8 for ONNX Runtime.
@@ -39,22 +42,20 @@ class Shortlist:
 
     def __init__(self, table: Tensor, bias: Tensor, threads: int) -> None:
         self.table, self.bias = table.detach(), bias.detach()
-        scale = self.table.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        scale /= WEIGHT_LEVELS
-        kept = (self.table / scale).round_()
-        self._session = _session(kept.to(torch.int8).T.numpy(), scale[:, 0].numpy(), threads)
-        self._norm = float(self.table.norm(dim=1).max())
-        self._lost = float(kept.mul_(scale).sub_(self.table).norm(dim=1).max())
+        kept, scales, lost = _narrowed(self.table)
+        self._session = _session(kept.T.numpy(), scales.numpy(), threads)
+        self._norm, self._lost = float(self.table.norm(dim=1).max()), lost
         rounding = self.table.shape[1] * torch.finfo(torch.float32).eps
         self._rounding = rounding * self._norm, rounding * float(self.bias.abs().max())
 
     @classmethod
     def of(cls, model: Model) -> Self | None:
-        """The shortlist of a model; None if it has no output layer on a CPU, or few items."""
+        """The shortlist of a model; None if it has no output layer on a CPU of a fit size."""
         if not isinstance(model, VAE) or model.device.type != "cpu":
             return None
         table, bias = model.decoder.table, model.decoder.bias
-        return cls(table, bias, torch.get_num_threads()) if _pays(table, 1) else None
+        fits = table.numel() < MOST_WEIGHTS
+        return cls(table, bias, torch.get_num_threads()) if fits and _pays(table, 1) else None
 
     def pays(self, k: int) -> bool:
         """Whether two passes are faster than one for lists of k items."""
@@ -125,6 +126,20 @@ def candidates(k: int) -> int:
 
 def _pays(table: Tensor, k: int) -> bool:
     return table.numel() >= LEAST_WORK * candidates(k)
+
+
+def _narrowed(table: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The table as int8 ``[I, H]``, what its rows are multiples of, and the largest ``‖w − ŵ‖``."""
+    kept, scales, lost = torch.empty_like(table, dtype=torch.int8), torch.empty(len(table)), 0.0
+    for start in range(0, len(table), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        part = table[rows]
+        scale = part.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        scale /= WEIGHT_LEVELS
+        whole = (part / scale).round_()
+        kept[rows], scales[rows] = whole.to(torch.int8), scale[:, 0]
+        lost = max(lost, float((whole * scale).sub_(part).norm(dim=1).max()))
+    return kept, scales, lost
 
 
 def _session(weights: np.ndarray, scales: np.ndarray, threads: int) -> ort.InferenceSession:
