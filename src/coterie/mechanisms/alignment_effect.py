@@ -18,7 +18,7 @@ from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError
 from coterie.mechanisms.centroids import fitted_anchors, shares_of
 from coterie.mechanisms.curvature import LEAST_USERS, Predicted, curvatures, predicted
-from coterie.mechanisms.encoding import encode
+from coterie.mechanisms.encoding import across_masks
 from coterie.mechanisms.measurement import (
     Budget,
     Measurement,
@@ -315,11 +315,16 @@ def alignment_effect(
     available, half = with_histories(user_items), budget.share(0.5)
     sample = _sample_size(model, user_items, half, len(available), n_masks)
     users = choose(available, sample.used, generator)
-    mean, mask_variance, posterior_variance = _across_masks(
-        model, user_items, users, keep_probability, generator, n_masks
+    codes = across_masks(
+        model,
+        user_items,
+        users,
+        keep_probability=keep_probability,
+        generator=generator,
+        n_masks=n_masks,
     )
     chosen = user_items.rows(users)
-    shares, table = shares_of(chosen), fitted_anchors(chosen, mean)
+    shares, table = shares_of(chosen), fitted_anchors(chosen, codes.mean)
     centroid, squares = shares @ table, shares @ np.square(table).sum(1)
     curved, curvature_sample = curvatures(
         model,
@@ -331,11 +336,11 @@ def alignment_effect(
         generator=generator,
         budget=half,
     )
-    noise = mask_variance / n_masks  # what the mean over so few masks adds to a squared distance
+    noise = codes.variance / n_masks  # what the mean over so few masks adds to a squared distance
     learnt = None
     if anchors is not None:
-        learnt = _distance(mean, shares @ anchors.detach().double().cpu().numpy(), noise)
-    between = float(mean.var(0).sum()) - float(noise.mean())
+        learnt = _distance(codes.mean, shares @ anchors.detach().double().cpu().numpy(), noise)
+    between = float(codes.mean.var(0).sum()) - float(noise.mean())
     return AlignmentEffect(
         sample,
         lambda_a,
@@ -344,10 +349,10 @@ def alignment_effect(
         keep_probability,
         user_ids=np.asarray(chosen.user_ids.ids),
         lengths=chosen.history_lengths,
-        distance=_distance(mean, centroid, noise),
+        distance=_distance(codes.mean, centroid, noise),
         distance_learnt=learnt,
-        mask_variance=mask_variance,
-        posterior_variance=posterior_variance,
+        mask_variance=codes.variance,
+        posterior_variance=codes.posterior_variance,
         anchor_spread=float((squares - np.square(centroid).sum(1)).mean()),
         spread=max(between, 0.0) ** 0.5,
         curvature=float(curved.mean()),
@@ -392,29 +397,6 @@ def _sample_size(
         least=LEAST_USERS,
         unit="users",
     )
-
-
-def _across_masks(
-    model: VAE,
-    user_items: Interactions,
-    users: np.ndarray,
-    keep_probability: float,
-    generator: torch.Generator,
-    n_masks: int,
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Mean code ``[N, K]``, ``tr Var_b[μ]`` ``[N]`` and mean ``tr Σ`` ``[N]``, in float64."""
-    mean = torch.zeros(len(users), model.config.latent_dim, dtype=torch.float64)
-    squares, trace = torch.zeros(2, len(users), dtype=torch.float64)
-    for drawn in range(1, n_masks + 1):  # Welford: no cancellation, one code per user in memory
-        posterior = encode(
-            model, user_items, users, keep_probability=keep_probability, generator=generator
-        )
-        step = posterior.mu.double() - mean
-        mean += step / drawn
-        squares += (step * (posterior.mu.double() - mean)).sum(1)
-        if posterior.logvar is not None:
-            trace += posterior.logvar.double().exp().sum(1) / n_masks
-    return mean, (squares / (n_masks - 1)).numpy(), trace.numpy()
 
 
 def _distance(mean: Tensor, centroid: np.ndarray, noise: np.ndarray) -> np.ndarray:

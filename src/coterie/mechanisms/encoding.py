@@ -1,7 +1,10 @@
 """Posteriors of a sample of users, with clean or masked input."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from coterie.data.batches import user_batch
 from coterie.data.interactions import Interactions
@@ -62,3 +65,46 @@ def encode(
     if model.config.variational:
         return Posterior(mu, torch.cat(logvars) if logvars else empty)
     return Posterior(mu, None)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedCodes:
+    """Codes of N users over several masks.
+
+    Parameters
+    ----------
+    mean
+        float64 ``[N, K]``: mean of the posterior means.
+    variance
+        float64 ``[N]``: ``tr Var_b[μ(x ⊙ b)]``, unbiased.
+    posterior_variance
+        float64 ``[N]``: mean ``tr Σ``; 0 for point codes.
+    """
+
+    mean: Tensor
+    variance: np.ndarray
+    posterior_variance: np.ndarray
+
+
+def across_masks(
+    model: VAE,
+    user_items: Interactions,
+    users: np.ndarray,
+    *,
+    keep_probability: float,
+    generator: torch.Generator,
+    n_masks: int,
+) -> MaskedCodes:
+    """:func:`encode` under ``n_masks`` masks, at least 2, one after the other."""
+    mean = torch.zeros(len(users), model.config.latent_dim, dtype=torch.float64)
+    squares, trace = torch.zeros(2, len(users), dtype=torch.float64)
+    for drawn in range(1, n_masks + 1):  # Welford: no cancellation, one code per user in memory
+        posterior = encode(
+            model, user_items, users, keep_probability=keep_probability, generator=generator
+        )
+        step = posterior.mu.double() - mean
+        mean += step / drawn
+        squares += (step * (posterior.mu.double() - mean)).sum(1)
+        if posterior.logvar is not None:
+            trace += posterior.logvar.double().exp().sum(1) / n_masks
+    return MaskedCodes(mean, (squares / (n_masks - 1)).numpy(), trace.numpy())
