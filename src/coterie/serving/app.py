@@ -1,4 +1,4 @@
-"""The application: routes, refusals, OpenAPI, start and end."""
+"""The application: routes, pages, refusals, OpenAPI, start and end."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +21,7 @@ from coterie.serving.exploring import NotFound
 from coterie.serving.guard import NO_ANSWER, Guard
 from coterie.serving.keys import VARIABLE, Keys
 from coterie.serving.lanes import Overloaded
+from coterie.serving.page import pages
 from coterie.serving.problem import mistakes, problem
 from coterie.serving.routes import BODIES, router
 from coterie.serving.service import Service
@@ -36,10 +37,7 @@ STATUS: dict[type[Exception], int] = {
 
 
 def create_app(service: Service, keys: Keys) -> ASGIApp:
-    """The guarded application of one service, which it closes when it ends.
-
-    More routes, such as pages, are added to the ``FastAPI`` that :func:`create_api` makes.
-    """
+    """The guarded application of one service, which it closes when it ends."""
     return guarded(create_api(service, secured=bool(keys)), service, keys)
 
 
@@ -58,6 +56,7 @@ def create_api(service: Service, *, secured: bool) -> FastAPI:
     api.state.service = service
     api.include_router(router)
     api.include_router(explore_router)
+    api.include_router(pages(secured=secured))
     for kind, status in STATUS.items():
         api.add_exception_handler(kind, _refusing(status))
     api.add_exception_handler(StoreUnavailable, _without_store)

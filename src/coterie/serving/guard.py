@@ -11,9 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coterie.serving.keys import Keys
 from coterie.serving.metrics import Metrics
+from coterie.serving.page import PATHS
 from coterie.serving.problem import problem
 
-OPEN = frozenset({"/healthz", "/readyz"})
+OPEN = frozenset({"/healthz", "/readyz"}) | PATHS  # pages hold no data
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 BODY_SECONDS = 10.0
 NO_ANSWER = 499  # what proxies note when the client has gone
@@ -30,7 +31,7 @@ class Guard:
     app
         What is guarded.
     keys
-        Who may ask; health and readiness are open to all.
+        Who may ask; health, readiness and the files of the pages are open to all.
     most_bytes
         Largest body.
     metrics
