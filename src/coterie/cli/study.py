@@ -66,8 +66,33 @@ SHOWN = ("setting", METRIC, "drift", "global share")  # fits 80 columns
 SECTION = Section(StudyConfig, "Study", at="study")
 CONTEXT = Section(RunContext, "Run", at="run")
 
-Users = validators.Number(gte=0)
-Seeds = validators.Number(gte=0, lte=HIGHEST_SEED)
+Seeds = Annotated[
+    tuple[int, ...],
+    Parameter(
+        consume_multiple=True,
+        negative_iterable=(),
+        validator=validators.Number(gte=0, lte=HIGHEST_SEED),
+        help="Each trains every setting once. Three or more, for the tests to mean something.",
+    ),
+]
+ValidationUsers = Annotated[
+    int | None,
+    Parameter(
+        name=("--n-validation-users", "--validation-users"),
+        validator=validators.Number(gte=0),
+        show_default=False,
+        help="Of a data set: users to choose the epoch on; else a tenth, at most 10,000.",
+    ),
+]
+TestUsers = Annotated[
+    int | None,
+    Parameter(
+        name=("--n-test-users", "--test-users"),
+        validator=validators.Number(gte=0),
+        show_default=False,
+        help="Of a data set: users to test on; else a tenth, at most 10,000.",
+    ),
+]
 
 app = new_app("study", EXAMPLES)
 settings_app = new_app("settings", SETTINGS_EXAMPLES)
@@ -81,33 +106,9 @@ def run_settings(
     data: Annotated[Path, Parameter(help="DATA: a data set, or a split.")],
     out: Annotated[Path, Parameter(help="DIR, the folder to write.")],
     settings: Settings,
-    seeds: Annotated[
-        tuple[int, ...],
-        Parameter(
-            consume_multiple=True,
-            negative_iterable=(),
-            validator=Seeds,
-            help="Each trains every setting once. Three or more, for the tests to mean something.",
-        ),
-    ] = (0, 1, 2),
-    n_validation_users: Annotated[
-        int | None,
-        Parameter(
-            name=("--n-validation-users", "--validation-users"),
-            validator=Users,
-            show_default=False,
-            help="Of a data set: users to choose the epoch on; else a tenth, at most 10,000.",
-        ),
-    ] = None,
-    n_test_users: Annotated[
-        int | None,
-        Parameter(
-            name=("--n-test-users", "--test-users"),
-            validator=Users,
-            show_default=False,
-            help="Of a data set: users to test on; else a tenth, at most 10,000.",
-        ),
-    ] = None,
+    seeds: Seeds = (0, 1, 2),
+    n_validation_users: ValidationUsers = None,
+    n_test_users: TestUsers = None,
     checkpoints: Checkpoints = False,
     threads: Threads = None,
     figures: Annotated[
@@ -151,6 +152,11 @@ def run_settings(
         study = Study.read(plan, folder)
         latent = _maps(output, study, folder, splits)
         written = write_results(study, out, latent=latent, figures=figures)
+    _show(output, study, out, written)
+    return 0
+
+
+def _show(output: Output, study: Study, out: Path, written: list[Path]) -> None:
     output.result(
         {"study": str(out), "report": str(out / PAGE), **study.to_dict()},
         frame_table(
@@ -161,7 +167,6 @@ def run_settings(
         *(f"{found.verdict.upper()}: {found.claim} {found.sentence}" for found in study.findings),
         f"Written: {', '.join(map(str, written[:3]))}",
     )
-    return 0
 
 
 def line_of(step: Step, plan: Plan) -> str:
