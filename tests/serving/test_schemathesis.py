@@ -27,9 +27,17 @@ WITH_INPUT = [
     ("/v1/explain", "POST"),
     ("/v1/map", "POST"),
 ]
-WITHOUT = [
+WITHOUT = [  # or with input that cannot be wrong
     (f"/{path}", "GET")
-    for path in ("v1/experiments", "v1/about", "v1/map", "healthz", "readyz", "metrics")
+    for path in (
+        "v1/experiments/{name}",
+        "v1/experiments",
+        "v1/about",
+        "v1/map",
+        "healthz",
+        "readyz",
+        "metrics",
+    )
 ]
 
 

@@ -20,6 +20,11 @@ from coterie.experiment.events import check_events
 from coterie.experiment.settings import DAY, Column, Experiment, Metric, Term
 
 ROW, DAY_COLUMN = "row", "day"
+COUNTED = (Column("impression"), Column("click"))  # whatever the metrics are
+
+
+class NobodyEntered(DataError):
+    """The log has no event of the experiment."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,12 @@ class UserLog:
     def users_by_arm(self) -> NDArray[np.int64]:
         """Number of users that entered, int64 ``[n_arms]``."""
         return np.bincount(self.arm, minlength=self.n_arms)
+
+    def totals(self, column: Column) -> NDArray[np.float64]:
+        """Sums of a column since entry, by arm, float64 ``[n_arms]``."""
+        sums = self.daily[str(self.columns.index(column))].to_numpy()
+        arm = self.arm[self.daily[ROW].to_numpy()]
+        return np.bincount(arm, sums, minlength=self.n_arms).astype(np.float64)
 
     def by_day(self) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.float64]]]:
         """Day by day: the day, who has entered ``[U]``, and the sums until its end ``[U, C]``.
@@ -199,8 +210,9 @@ def everyone(events: pl.LazyFrame, experiment: Experiment) -> UserLog:
 
 
 def columns_of(metrics: Sequence[Metric]) -> tuple[Column, ...]:
-    """What has to be added up for the metrics, each once."""
-    return tuple(dict.fromkeys(term.column for metric in metrics for term in metric.terms))
+    """What has to be added up: impressions, clicks, and what the metrics need; each once."""
+    needed = [term.column for metric in metrics for term in metric.terms]
+    return tuple(dict.fromkeys((*COUNTED, *needed)))
 
 
 def _deduplicated(events: pl.LazyFrame) -> tuple[pl.LazyFrame, pl.DataFrame]:
@@ -230,7 +242,7 @@ def _entries(inside: pl.LazyFrame, experiment: Experiment) -> tuple[pl.DataFrame
             f"{', '.join(places)}."
         )
     if not len(found):
-        raise DataError(
+        raise NobodyEntered(
             f"Nobody in the log entered {experiment.name!r} between {experiment.start} and "
             f"{experiment.end}: no event of that time has experiment {experiment.name!r}."
         )

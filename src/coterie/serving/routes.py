@@ -163,6 +163,20 @@ async def experiments(request: Request) -> Response:
     return _json({"experiments": _service(request).experiments()})
 
 
+@router.get(
+    "/v1/experiments/{name}",
+    summary="How an experiment stands",
+    responses=_gives(wire.ExperimentAnswer, MISSING),
+)
+async def experiment(request: Request, name: Id) -> Response:
+    """Exposures, lifts with intervals, and the days so far, from the store's log.
+
+    The answer may be some seconds old. Where nothing can be concluded yet, lift, interval and
+    p-value are null, and the verdict says why. The days' intervals are valid at all days together.
+    """
+    return _json(await _service(request).experiment(name))
+
+
 @router.get("/healthz", summary="Whether the process lives")
 async def healthz() -> Response:
     """Always, if it can answer."""

@@ -12,12 +12,14 @@ import numpy as np
 
 from coterie.errors import ConfigError, DataError
 from coterie.experiment.events import Event
+from coterie.experiment.settings import Experiment
 from coterie.ranking import NO_ITEM
 from coterie.serving.explaining import Why, explain_each
 from coterie.serving.exploring import NO_COMMUNITY, Exploring, NotFound
 from coterie.serving.fleet import DEFAULT, Fleet
 from coterie.serving.lanes import Lane
 from coterie.serving.metrics import Metrics
+from coterie.serving.outcomes import Outcomes
 from coterie.serving.scoring import Ask, Best, answer
 from coterie.serving.served import ExternalItem, ServedModel
 from coterie.serving.settings import ServeConfig
@@ -88,6 +90,7 @@ class Service:
         )
         self._why: Lane[Why, dict[str, Any]] = Lane("explain", explain_each, batch_size=1, **slow)
         self.exploring = Exploring(fleet, slow)
+        self._outcomes = Outcomes(store, config, metrics.batch)
         self._lanes: tuple[Lane[Any, Any], ...] = (
             self._scores,
             self._histories,
@@ -95,6 +98,7 @@ class Service:
             self._similar,
             self._why,
             *self.exploring.lanes,
+            self._outcomes.lane,
         )
         for lane in self._lanes:
             metrics.watch_queue(lane.name, lambda lane=lane: lane.waiting)  # type: ignore[misc]
@@ -112,6 +116,7 @@ class Service:
     async def close(self) -> None:
         """Answer what was accepted, then end all threads and give the store's connections back."""
         self.stopping = True
+        self._outcomes.stop()
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -226,17 +231,34 @@ class Service:
                 "exposed": one.exposed,
                 "primary": one.primary,
                 "arms": [
-                    {
-                        "name": arm,
-                        "share": share,
-                        "model": (model := self.fleet[self.fleet.model_of(one.name, arm)]).name,
-                        "version": model.version,
-                    }
+                    {"name": arm, "share": share, **self._served(one, arm)}
                     for arm, share in one.arms.items()
                 ],
             }
             for one in self.fleet.experiments.values()
         ]
+
+    async def experiment(self, name: str) -> dict[str, Any]:
+        """Exposures and figures of one experiment so far, some seconds old at the most.
+
+        Raises
+        ------
+        NotFound
+            There is no such experiment.
+        Overloaded, StoreUnavailable
+            Not now, or the log is too long.
+        """
+        experiment = self.fleet.experiments.get(name)
+        if experiment is None:
+            names = ", ".join(self.fleet.experiments) or "none"
+            raise NotFound(f"There is no experiment {name!r}; there are: {names}.")
+        found = await self._outcomes.of(experiment)
+        arms = [{**arm, **self._served(experiment, arm["name"])} for arm in found["arms"]]
+        return {"name": name, **found, "arms": arms}
+
+    def _served(self, experiment: Experiment, arm: str) -> dict[str, str]:
+        model = self.fleet[self.fleet.model_of(experiment.name, arm)]
+        return {"model": model.name, "version": model.version}
 
     async def reload(self, *, again: bool = True) -> None:
         """Serve new versions of the models; requests under way keep theirs.

@@ -32,6 +32,15 @@ class ServeConfig(Config):
     explain_seconds: PositiveFloat = Field(
         0.5, description="What one explanation may take, as `coterie explain` reckons."
     )
+    analyze_seconds: PositiveFloat = Field(
+        30.0, description="What the analysis of one experiment may take; then 503."
+    )
+    keep_seconds: float = Field(
+        10.0, ge=0, description="How long an analysis is answered again before a new one is made."
+    )
+    most_log: PositiveInt = Field(
+        10_000_000, description="Longest log, in events, that an experiment is analysed from."
+    )
     most_items: PositiveInt = Field(1000, description="Longest list (k) that may be asked for.")
     most_history: PositiveInt = Field(
         1000, description="Items of a stored history that count, the latest first."

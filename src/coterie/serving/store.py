@@ -71,6 +71,11 @@ class Store:
     def __str__(self) -> str:
         return self.url.render_as_string(hide_password=True)
 
+    @property
+    def address(self) -> str:
+        """The URL with the password, for another :class:`Store` of this database."""
+        return self.url.render_as_string(hide_password=False)
+
     def close(self) -> None:
         """Give all connections back."""
         self._reading.dispose()
@@ -248,7 +253,7 @@ def _url(text: str) -> sa.URL:
         raise ConfigError(f"database: {text!r} is no URL such as sqlite:///coterie.db.") from error
     if url.drivername == "sqlite" and url.database and url.database != ":memory:":
         return url
-    if url.drivername == "postgresql":
+    if url.drivername in ("postgresql", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg")
     raise ConfigError(
         "database: expected sqlite:///FILE or postgresql://USER@HOST/NAME, got "

@@ -1,5 +1,6 @@
 """What requests and answers hold, as OpenAPI shows it."""
 
+from datetime import date
 from typing import Annotated, Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +11,32 @@ from coterie.serving.settings import ItemId
 
 MOST_IDS = 10_000  # in one list of a request
 Ids = Annotated[list[ItemId], Field(max_length=MOST_IDS)]
+
+
+EXPERIMENT_EXAMPLE: dict[str, Any] = {
+    "name": "pia",
+    "computed_at": "2026-03-02T09:00:00Z",
+    "arms": [
+        {"name": name, "share": 0.5, "users": users, "impressions": 20 * users, "clicks": clicks,
+         "model": model, "version": version}
+        for name, users, clicks, model, version in (
+            ("control", 2_013, 4_112, "default", "1f0c9a52e4b7"),
+            ("pia", 1_987, 4_340, "pia", "93b1d06c7e28"),
+        )
+    ],
+    "mismatch": {"p_value": 0.68, "warning": None},
+    "results": [
+        {"metric": "ctr_per_impression", "arm": "pia", "control_mean": 0.1021, "mean": 0.1092,
+         "lift": 0.0695, "low": 0.0121, "high": 0.1302, "p_value": 0.013,
+         "verdict": "pia is better on ctr_per_impression: +6.95 % against control (95 % interval "
+         "+1.21 % to +13.0 %, p = 0.013)."}
+    ],
+    "days": [
+        {"date": "2026-03-01", "users": {"control": 1_402, "pia": 1_377},
+         "results": [{"metric": "ctr_per_impression", "arm": "pia", "lift": 0.0512,
+                      "low": -0.0204, "high": 0.1266}]}
+    ],
+}  # fmt: skip
 
 
 class Wire(BaseModel):
@@ -236,6 +263,61 @@ class ExperimentsAnswer(Wire):
     """All experiments of this server."""
 
     experiments: list[ExperimentFacts]
+
+
+class ArmOutcome(ArmFacts):
+    """An arm, its model, and what its users saw and did since they entered."""
+
+    users: int | None = Field(description="Users who entered; null if the log cannot be used.")
+    impressions: int | None
+    clicks: int | None
+
+
+class MismatchOutcome(Wire):
+    """Whether the arms got the users that their shares promise."""
+
+    p_value: float | None = Field(description="Of the chi-square test; null without users.")
+    warning: str | None = Field(None, description="What puts all verdicts in doubt.")
+
+
+class LiftOutcome(Wire):
+    """A metric of an arm against the control; null where nothing can be concluded."""
+
+    metric: str
+    arm: str
+    lift: float | None = Field(description="Relative difference: 0.02 is 2 % more.")
+    low: float | None = Field(description="Lower end of the interval; null if there is none.")
+    high: float | None = Field(description="Upper end of the interval; null if there is none.")
+
+
+class MetricOutcome(LiftOutcome):
+    """A metric of an arm, and what to make of it."""
+
+    control_mean: float | None = Field(description="The metric in the control.")
+    mean: float | None = Field(description="The metric in the arm.")
+    p_value: float | None = Field(description="Corrected for several metrics and arms.")
+    verdict: str = Field(description="As a sentence; also why there is none yet.")
+
+
+class DayOutcome(Wire):
+    """The experiment as of the end of a day."""
+
+    date: date
+    users: dict[str, int] = Field(description="Users who had entered, by arm.")
+    results: list[LiftOutcome] = Field(description="With intervals valid at all days together.")
+
+
+class ExperimentAnswer(Wire):
+    """How an experiment stands."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXPERIMENT_EXAMPLE]})
+
+    name: str
+    computed_at: AwareDatetime
+    arms: list[ArmOutcome]
+    mismatch: MismatchOutcome
+    results: list[MetricOutcome] = Field(description="The primary metric first.")
+    days: list[DayOutcome]
 
 
 class Problem(Wire):

@@ -1,0 +1,137 @@
+"""How an experiment stands, for a page or a dashboard: exposures, figures, and the days so far."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from coterie.errors import DataError
+from coterie.experiment.analysis import Analysis, Point, Result, analyze
+from coterie.experiment.log import COUNTED, NobodyEntered, UserLog, summarize
+from coterie.experiment.settings import DAY, Experiment
+from coterie.experiment.verdict import sentence, warnings
+
+
+def standing(events: pl.LazyFrame, experiment: Experiment) -> dict[str, Any]:
+    """Everything of an experiment that its log tells so far, with None where it tells nothing.
+
+    Lift, interval and p-value are None as long as no verdict may be given, and so are those of a
+    day at whose end an arm had too few users; ``verdict`` says why.
+
+    Parameters
+    ----------
+    events
+        A log, as for :func:`~coterie.experiment.log.summarize`.
+    experiment
+        Which one.
+
+    Returns
+    -------
+    dict
+        ``arms``, ``mismatch``, ``results`` and ``days``; the server's OpenAPI says what they hold.
+        The days' intervals are the always-valid ones.
+    """
+    try:
+        log = summarize(events, experiment)
+    except NobodyEntered:
+        return _nothing(experiment, 0, "No verdict yet: nobody has entered the experiment.")
+    except DataError as error:
+        return _nothing(experiment, None, f"No verdict: the log cannot be used. {error}")
+    analysis = analyze(log, experiment)
+    alarms = list(warnings(analysis))
+    return {
+        "arms": _arms(log, experiment),
+        "mismatch": {
+            "p_value": analysis.mismatch.p_value,
+            "warning": " ".join(alarms) or None,
+        },
+        "results": [_result(one, analysis) for one in analysis.results],
+        "days": list(_days(log, analysis)),
+    }
+
+
+def _arms(log: UserLog, experiment: Experiment) -> list[dict[str, Any]]:
+    shown, clicked = map(log.totals, COUNTED)
+    return [
+        {
+            "name": name,
+            "share": share,
+            "users": int(users),
+            "impressions": int(shown[place]),
+            "clicks": int(clicked[place]),
+        }
+        for place, ((name, share), users) in enumerate(
+            zip(experiment.arms.items(), log.users_by_arm(), strict=True)
+        )
+    ]
+
+
+def _result(result: Result, analysis: Analysis) -> dict[str, Any]:
+    one = result.comparison
+    said = result.verdict not in ("too early", "no data", "not valid")
+    figures = {
+        "lift": one.effect.lift,
+        "low": result.interval.low,
+        "high": result.interval.high,
+        "p_value": result.p_adjusted,
+    }
+    return {
+        "metric": one.metric.name,
+        "arm": one.arm,
+        "control_mean": _number(one.effect.control.value),
+        "mean": _number(one.effect.treatment.value),
+        **{name: _number(value) if said else None for name, value in figures.items()},
+        "verdict": sentence(result, analysis),
+    }
+
+
+def _days(log: UserLog, analysis: Analysis) -> Iterator[dict[str, Any]]:
+    experiment = analysis.experiment
+    points: dict[int, list[Point]] = {}
+    for point in analysis.curve:
+        points.setdefault(point.day, []).append(point)
+    for day in range(log.days):
+        there = np.bincount(log.arm[log.entry_day <= day], minlength=log.n_arms)
+        users = dict(zip(experiment.arm_names, map(int, there), strict=True))
+        yield {
+            "date": (experiment.start + day * DAY).date().isoformat(),
+            "users": users,
+            "results": [_point(one, users, experiment) for one in points.get(day, [])],
+        }
+
+
+def _point(point: Point, users: Mapping[str, int], experiment: Experiment) -> dict[str, Any]:
+    enough = min(users[experiment.arm_names[0]], users[point.arm]) >= experiment.least_users
+    figures = {"lift": point.lift, "low": point.anytime.low, "high": point.anytime.high}
+    return {
+        "metric": point.metric,
+        "arm": point.arm,
+        **{name: _number(value) if enough else None for name, value in figures.items()},
+    }
+
+
+def _nothing(experiment: Experiment, count: int | None, why: str) -> dict[str, Any]:
+    return {
+        "arms": [
+            {"name": name, "share": share, "users": count, "impressions": count, "clicks": count}
+            for name, share in experiment.arms.items()
+        ],
+        "mismatch": {"p_value": None, "warning": why if count is None else None},
+        "results": [
+            {
+                "metric": metric,
+                "arm": arm,
+                **dict.fromkeys(("control_mean", "mean", "lift", "low", "high", "p_value")),
+                "verdict": why,
+            }
+            for metric in experiment.every_metric
+            for arm in experiment.arm_names[1:]
+        ],
+        "days": [],
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

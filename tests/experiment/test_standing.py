@@ -1,0 +1,77 @@
+"""How an experiment stands: the same figures as the analysis, and nothing said too early."""
+
+import pytest
+from made_up import START, crowd, events, experiment
+
+from coterie.experiment.analysis import analyze
+from coterie.experiment.log import summarize
+from coterie.experiment.settings import DAY
+from coterie.experiment.standing import standing
+
+
+def test_figures_are_those_of_the_analysis():
+    log, pia = crowd(2000, lift=0.3).lazy(), experiment()
+    found, analysis = standing(log, pia), analyze(summarize(log, pia), pia)
+    for shown, result in zip(found["results"], analysis.results, strict=True):
+        effect = result.comparison.effect
+        assert shown["metric"] == result.comparison.metric.name
+        if result.verdict == "no data":
+            assert shown["lift"] is None
+            continue
+        assert (shown["lift"], shown["p_value"]) == (effect.lift, result.p_adjusted)
+        assert (shown["low"], shown["high"]) == (result.interval.low, result.interval.high)
+    assert len(found["days"]) == 10
+    for day, points in enumerate(found["days"]):
+        assert points["date"] == f"{START + day * DAY:%Y-%m-%d}"
+    today = next(p for p in analysis.curve if (p.day, p.metric) == (4, "ctr_per_user"))
+    then = next(p for p in found["days"][4]["results"] if p["metric"] == "ctr_per_user")
+    assert (then["lift"], then["low"]) == (today.lift, today.anytime.low)
+    assert sum(found["days"][4]["users"].values()) == today.users
+
+
+def test_counts_begin_with_entry_and_need_no_metric_of_them():
+    own = {"name": "ctr_per_impression", "numerator": "watches"}
+    log = events(
+        [
+            ("a", "u", "click", 1, {"experiment": None, "arm": None}),  # before entry
+            ("b", "u", "impression", 2, {"arm": "pia"}),
+            ("c", "u", "click", 3, {"experiment": None, "arm": None}),
+            ("d", "v", "impression", 2, {"arm": "control"}),
+            ("d", "v", "impression", 2, {"arm": "control"}),  # came twice
+        ]
+    )
+    found = standing(log, experiment(metrics=[own]))["arms"]
+    assert [(arm["users"], arm["impressions"], arm["clicks"]) for arm in found] == [
+        (1, 1, 0),
+        (1, 1, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"least_users": 5000}, "5,000 users per arm"),
+        ({"decision": "end", "end": START + 20 * DAY}, "its end"),
+    ],
+)
+def test_too_early_is_null_and_says_why(changes, why):
+    found = standing(crowd(2000).lazy(), experiment(**changes))
+    for result in found["results"]:
+        assert [result[key] for key in ("lift", "low", "high", "p_value")] == [None] * 4
+    assert why in found["results"][0]["verdict"]
+    assert found["results"][0]["mean"] > 0
+
+
+def test_days_before_enough_users_are_null():
+    found = standing(crowd(2000).lazy(), experiment(least_users=900))
+    first, last = found["days"][0], found["days"][-1]
+    assert min(first["users"].values()) < 900 <= min(last["users"].values())
+    assert {point["lift"] for point in first["results"]} == {None}
+    assert last["results"][0]["low"] < last["results"][0]["lift"]
+
+
+def test_a_mismatch_voids_all_verdicts():
+    found = standing(crowd(4000, keep=(1.0, 0.8)).lazy(), experiment())
+    assert found["mismatch"]["p_value"] < 0.001
+    assert "MISMATCH" in found["mismatch"]["warning"]
+    assert {result["lift"] for result in found["results"]} == {None}
