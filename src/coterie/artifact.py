@@ -5,6 +5,7 @@ The folder holds ``model.safetensors`` (a model's tensors, item counts and, if k
 about the items) and ``manifest.json``.
 """
 
+import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ FORMAT_VERSION = 2  # 2: "sizes", which baselines need
 WEIGHTS, IDS, TABLE = "model.safetensors", "items.parquet", "item_table.parquet"
 MODEL, COUNTS, ANCHORS = "model.", "item_counts", "anchors"
 SAFETENSORS_NAME = {torch.float32: "F32", torch.int32: "I32", torch.int64: "I64"}
+VERSION_LENGTH = 12  # of a model's hash, in hexadecimal digits
 NEEDED = ("n_items", "model", "sizes", "tensors", "metadata", "versions")
 
 
@@ -46,6 +48,18 @@ class Artifact:
     items: pl.DataFrame | None
     anchors: Tensor | None
     metadata: dict[str, Any]
+
+
+def version_of(folder: Path) -> str | None:
+    """The beginning of the SHA-256 of the manifest, which names the hash of every file.
+
+    None if there is no manifest to read.
+    """
+    try:
+        manifest = (folder / MANIFEST).read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(manifest).hexdigest()[:VERSION_LENGTH]
 
 
 def write_artifact(artifact: Artifact, path: Path, *, overwrite: bool) -> None:

@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from served_models import save, small_community
 
+from coterie.artifact import version_of
 from coterie.errors import ArtifactError, ConfigError
 from coterie.experiment.assignment import arm_of
 from coterie.experiment.settings import Experiment
 from coterie.files import MANIFEST
 from coterie.serving.fleet import Fleet
-from coterie.serving.served import load, version_of
+from coterie.serving.served import load
 from coterie.serving.settings import ItemFilter
 
 NOW = datetime.now(UTC)

@@ -19,6 +19,7 @@ COMMANDS = {
     "explain": "Say who helps a user, and what an item's score rests on.",
     "study": "Train the paper's settings on several seeds and report what changes.",
     "serve": "Answer requests for recommendations over HTTP.",
+    "export": "Write a model as an ONNX file, for servers without coterie.",
     "experiment": "Plan an online A/B test, see how it stands, analyse it.",
     "tune": "Search a model's settings, on validation users only.",
     "reproduce": "Repeat the literature's experiments and print its figures beside ours.",

@@ -88,14 +88,8 @@ class HierarchicalEncoder(nn.Module):
             hidden = layer(hidden)
         return Posterior(*self.joint_head(hidden))
 
-    def forward(
-        self,
-        batch: UserBatch,
-        gradients: TableGradients | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Posterior:
-        """Posterior of each user; z2 is drawn from ``generator``, or its mean without one."""
-        sums = self.sums(batch, gradients)
+    def posterior(self, sums: Tensor, generator: torch.Generator | None = None) -> Posterior:
+        """The posterior of what :meth:`sums` gives; z2 as in :meth:`forward`."""
         upper = self.upper(sums[:, : self.upper_width])
         assert upper.logvar is not None
         z2 = upper.mu if generator is None else draw_normal(upper.mu, upper.logvar, generator)
@@ -106,3 +100,12 @@ class HierarchicalEncoder(nn.Module):
             torch.cat([lower.logvar, upper.logvar], 1),
             drawn=None if generator is None else z2,
         )
+
+    def forward(
+        self,
+        batch: UserBatch,
+        gradients: TableGradients | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Posterior:
+        """Posterior of each user; z2 is drawn from ``generator``, or its mean without one."""
+        return self.posterior(self.sums(batch, gradients), generator)

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+from coterie.artifact import version_of
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, CoterieError
 from coterie.experiment.assignment import Roster, arm_of
 from coterie.experiment.settings import Experiment
-from coterie.serving.served import ServedModel, load, version_of
+from coterie.serving.served import ServedModel, load
 from coterie.serving.settings import ItemFilter
 
 DEFAULT = "default"

@@ -4,7 +4,6 @@ Ids go through a dictionary of the ids as JSON spells them; only what is not fou
 slow way through the id map, which knows every spelling.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from coterie.artifact import version_of
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
 from coterie.errors import ArtifactError
-from coterie.files import MANIFEST
 from coterie.histories import over
 from coterie.recommender import Recommender
 from coterie.serving.settings import ItemFilter
 from coterie.serving.shortlist import Shortlist
 
-VERSION_LENGTH = 12  # of a model's hash, in hexadecimal digits
 ExternalItem = int | str
 
 
@@ -118,15 +116,6 @@ def load(
     return ServedModel.of(
         recommender, name=name, version=version, filters=filters, community=community
     )
-
-
-def version_of(folder: Path) -> str | None:
-    """The version of what lies there now; None if it cannot be read."""
-    try:
-        manifest = (folder / MANIFEST).read_bytes()
-    except OSError:
-        return None
-    return hashlib.sha256(manifest).hexdigest()[:VERSION_LENGTH]
 
 
 def _refuse_foreign_files(folder: Path) -> None:
