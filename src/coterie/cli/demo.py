@@ -27,7 +27,6 @@ from coterie.cli.paths import (
 )
 from coterie.cli.progress import Display
 from coterie.cli.run_folder import RunSettings, refuse_foreign_run, remove_run
-from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.data.splits import strong_generalization
 from coterie.data.synthetic import SyntheticConfig, synthetic
@@ -35,6 +34,7 @@ from coterie.errors import StorageError
 from coterie.evaluation.protocol import evaluate
 from coterie.evaluation.result import Estimate, Evaluation
 from coterie.files import refuse_existing
+from coterie.models.baselines.popularity import PopularityConfig
 from coterie.recommender import Recommender
 from coterie.training.config import Experiment, RunContext
 from coterie.training.loop import train
@@ -50,18 +50,6 @@ EXAMPLE_USERS, EXAMPLE_ITEMS, HISTORY_SHOWN = 2, 5, 5
 EPOCHS, LAMBDA_A = 40, 0.1  # chosen on the validation users
 
 app = new_app("demo", EXAMPLES)
-
-
-class Popularity:
-    """The baseline that every model must beat: the same list for everybody."""
-
-    def __init__(self, train_data: Interactions) -> None:
-        self.n_items = train_data.n_items
-        self._counts = torch.from_numpy(train_data.item_counts()).float()
-
-    def score(self, fold_in: Interactions) -> torch.Tensor:
-        """The items' numbers of training users, for each row; float32 ``[B, I]``."""
-        return self._counts.expand(fold_in.n_users, -1).clone()
 
 
 def experiments(seed: int) -> dict[str, Experiment]:
@@ -108,7 +96,8 @@ def demo(
         data, n_validation_users=held_out, n_test_users=held_out, rng=seed
     )
     split.save(out / "split")
-    results = {"popularity": _evaluate(Popularity(split.train), split)}
+    baseline = Recommender.fit(PopularityConfig(), split.train)
+    results = {"popularity": _evaluate(baseline, split)}
     recommender: Recommender | None = None
     for name, experiment in experiments(seed).items():
         output.note(f"3/4  training {TITLES[name]}: {out / name}")
@@ -173,8 +162,8 @@ def _make_room(out: Path, *, overwrite: bool) -> None:
             refuse_existing(path, overwrite=False)
 
 
-def _evaluate(scorer: Any, split: Split) -> Evaluation:
-    return evaluate(scorer, split.test, item_counts=split.train.item_counts())
+def _evaluate(recommender: Recommender, split: Split) -> Evaluation:
+    return evaluate(recommender, split.test, item_counts=split.train.item_counts())
 
 
 def _examples(recommender: Recommender, split: Split) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Products of sparse histories with item tables, and the gradients their gradients go to.
 
 An item table is a parameter ``[I, D]`` with one row per item. Its gradient is as large as the
-table; allocating it anew in every step costs more than filling it (the system hands out fresh
-pages), so training keeps one buffer per table: :class:`TableGradients`.
+table, and would be written to memory only to be read once. So in training the backward pass records
+what it is computed from (:class:`TableGradients`), and the optimiser asks for a chunk of rows at a
+time.
 """
 
 from collections.abc import Iterator
