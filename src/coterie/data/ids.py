@@ -61,8 +61,6 @@ class IdMap:
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, IdMap) and self.ids.equals(other.ids))
 
-    __hash__ = object.__hash__
-
     def __repr__(self) -> str:
         return f"IdMap({len(self)} ids, {self.ids.dtype})"
 
