@@ -1,6 +1,6 @@
 """Interactions: who did something with what, as compressed sparse rows with external ids."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -107,32 +107,13 @@ class Interactions:
             - np.repeat(indptr[:-1], lengths)
             + np.repeat(self.indptr[users], lengths)
         )
-        return Interactions(
-            indptr,
-            self.indices[picked],
-            IdMap(self.user_ids.to_ids(users)),
-            self.item_ids,
-            None if self.values is None else self.values[picked],
-            None if self.timestamps is None else self.timestamps[picked],
-            self.items,
-            self.name,
-            self.source,
-        )
+        user_ids = IdMap(self.user_ids.to_ids(users))
+        return replace(self._entries(picked), indptr=indptr, user_ids=user_ids)
 
     def select(self, keep: np.ndarray) -> "Interactions":
         """Keep the interactions where ``keep`` (bool ``[nnz]``) is true; users and items stay."""
         kept = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
-        return Interactions(
-            kept[self.indptr],
-            self.indices[keep],
-            self.user_ids,
-            self.item_ids,
-            None if self.values is None else self.values[keep],
-            None if self.timestamps is None else self.timestamps[keep],
-            self.items,
-            self.name,
-            self.source,
-        )
+        return replace(self._entries(keep), indptr=kept[self.indptr])
 
     def select_items(self, item_ids: IdMap) -> "Interactions":
         """The same users over another set of items; interactions with other items are dropped."""
@@ -143,17 +124,16 @@ class Interactions:
             shape=(self.n_users, len(item_ids)),
         )
         matrix.sort_indices()
-        order = matrix.data
-        return Interactions(
-            kept.indptr,
-            matrix.indices.astype(np.int32),
-            self.user_ids,
-            item_ids,
-            None if kept.values is None else kept.values[order],
-            None if kept.timestamps is None else kept.timestamps[order],
-            self.items,
-            self.name,
-            self.source,
+        indices = matrix.indices.astype(np.int32)
+        return replace(kept._entries(matrix.data), indices=indices, item_ids=item_ids)
+
+    def _entries(self, which: np.ndarray) -> "Interactions":
+        """What each interaction has, of those that ``which`` (places or a mask) names."""
+        return replace(
+            self,
+            indices=self.indices[which],
+            values=None if self.values is None else self.values[which],
+            timestamps=None if self.timestamps is None else self.timestamps[which],
         )
 
     def user_of_each(self) -> np.ndarray:
