@@ -34,7 +34,10 @@ RECVAE = (
     "training.epochs=200 training.learning_rate=0.0005 training.batch_size=500 "
     "model.latent_dim=200 training.evaluate_every=1 training.patience=6"
 )
-H_VAMP = "training.epochs=150 training.evaluate_every=5 training.patience=5"
+H_VAMP = (
+    "training.epochs=150 training.batch_size=500 model.latent_dim=200 "
+    "model.prior.n_pseudo_inputs=500 training.evaluate_every=5 training.patience=4"
+)
 
 FIXED = {"multi-vae": MULTI, "multi-dae": MULTI, "recvae": RECVAE, "h-vamp-gated": H_VAMP}
 """Not searched: what costs time, and what the papers agree on."""
@@ -45,12 +48,19 @@ SPACE = {
         '"objective.keep_probability" = {low = 0.4, high = 0.8}',
         '"objective.gamma" = {low = 0.002, high = 0.01, log = true}',
     ],
+    "h-vamp-gated": [
+        RHO,
+        '"objective.beta.end" = {low = 0.03, high = 0.5, log = true}',
+        '"objective.beta.epochs" = [20, 50]',
+        '"training.learning_rate" = [0.0005, 0.001]',
+    ],
 }
 """Narrower than declared with the models, where a few trials could not cover the declared space."""
 LAMBDA_A = {
     "multi-vae": "{low = 0.3, high = 5.0, log = true}",
     "multi-dae": "{low = 0.3, high = 10.0, log = true}",
     "recvae": "{low = 0.001, high = 0.3, log = true}",  # its decoder is linear: codes keep a scale
+    "h-vamp-gated": "{low = 0.1, high = 5.0, log = true}",
 }
 VAES = [name + suffix for name in FIXED for suffix in ("", PIA)]
 BASELINES = ["popularity", "item-knn", "ease", "sparse-ease", "puresvd", "ials"]
