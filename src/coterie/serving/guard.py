@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import os
+import random
 import re
 import time
 
@@ -19,6 +19,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 BODY_SECONDS = 10.0
 NO_ANSWER = 499  # what proxies note when the client has gone
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+ids = random.Random()  # of requests: they need not be secret, and the system's take a call each
 log = logging.getLogger("coterie.serving.access")
 faults = logging.getLogger("coterie.serving.faults")
 
@@ -54,7 +55,7 @@ class Guard:
         began = time.perf_counter()
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        request_id = given if REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
+        request_id = given if REQUEST_ID.fullmatch(given) else b"%016x" % ids.getrandbits(64)
         scope["request_id"] = request_id.decode()
         added = [(b"x-request-id", request_id), (b"x-content-type-options", b"nosniff")]
         status = NO_ANSWER

@@ -99,6 +99,8 @@ class Lane(Generic[Job, Result]):
         """The answers to some jobs, which are all accepted or all refused; errors as for one."""
         if not jobs:
             return []
+        if len(jobs) == 1:
+            return [await self.ask(jobs[0])]
         answers = self._accept(jobs)
         async with self._in_time():
             results = await asyncio.gather(*answers, return_exceptions=True)

@@ -1,7 +1,9 @@
-"""One JSON object per line on standard error."""
+"""One JSON object per line on standard error, many lines at a time."""
 
+import asyncio
 import json
 import logging
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,9 +26,44 @@ class JsonLines(logging.Formatter):
         return json.dumps(facts, default=str, ensure_ascii=False)
 
 
+class Gathering(logging.StreamHandler[Any]):
+    """Writes what the event loop logs every tenth of a second; warnings and other threads at once.
+
+    Each write lets another thread take the interpreter, and the loop wait to get it back.
+    """
+
+    SECONDS = 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the record's line, or write all that are kept and this one."""
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+        except Exception:
+            self.handleError(record)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is None or record.levelno >= logging.WARNING:
+            self.flush()
+        elif len(self._lines) == 1:
+            loop.call_later(self.SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Write the kept lines."""
+        with self.lock or nullcontext():
+            lines, self._lines = self._lines, []
+            self.stream.write("".join(lines))
+            super().flush()
+
+
 def set_up() -> None:
     """Send what coterie's server and uvicorn say to standard error."""
-    handler = logging.StreamHandler()
+    handler = Gathering()
     handler.setFormatter(JsonLines())
     for name, level in (("coterie.serving", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)

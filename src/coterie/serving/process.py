@@ -1,15 +1,18 @@
 """The process: a socket, signals, and a server that ends when it has answered everything."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
+import sys
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from coterie.errors import StorageError
+from coterie.memory import keep_freed_memory
 from coterie.serving.app import create_app
 from coterie.serving.fleet import Fleet
 from coterie.serving.keys import VARIABLE, Keys
@@ -22,6 +25,7 @@ from coterie.serving.store import Store
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep idle connections, so that they close first
 LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
+SWITCH_SECONDS = 0.0005  # the lanes' threads need the interpreter often and for short
 log = logging.getLogger(__name__)
 
 
@@ -36,6 +40,8 @@ def run(config: ServeConfig, fleet: Fleet, store: Store, keys: Keys) -> None:
         The address is taken, or not ours.
     """
     listening = _socket(config)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    keep_freed_memory()
     set_up()
     if not keys and config.host not in LOCAL:
         log.warning("anyone who reaches this address may ask", extra={"set": VARIABLE})
@@ -68,6 +74,8 @@ class _Server(uvicorn.Server):
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # else each full collection looks at a million objects of libraries (measured)
         log.info("ready", extra=self._facts)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

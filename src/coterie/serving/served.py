@@ -81,12 +81,13 @@ class ServedModel:
 
     def find(self, ids: Iterable[ExternalItem]) -> tuple[np.ndarray, list[ExternalItem]]:
         """Indices of the known items, distinct, int64; and the distinct unknown ids."""
-        asked = list(dict.fromkeys(ids))
+        asked = list(ids)
         places = list(map(self.index.get, asked))
         if None not in places:
-            found = dict.fromkeys(places)
-            return np.fromiter(found, dtype=np.int64, count=len(found)), []
-        unusual = [item for item, place in zip(asked, places, strict=True) if place is None]
+            return np.array(list(dict.fromkeys(places)), dtype=np.int64), []
+        unusual = list(
+            dict.fromkeys(item for item, place in zip(asked, places, strict=True) if place is None)
+        )
         slow = self.recommender.item_ids.to_index([str(item) for item in unusual]).tolist()
         unknown = [item for item, place in zip(unusual, slow, strict=True) if place < 0]
         known = [place for place in (*places, *slow) if place is not None and place >= 0]

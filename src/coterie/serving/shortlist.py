@@ -7,6 +7,7 @@ h and of an item's weights w. The k-th exact score so far, less this error, is w
 must reach for the item to be wanted; where the few do not hold all such items, they are added.
 """
 
+import warnings
 from typing import Self
 
 import numpy as np
@@ -45,6 +46,9 @@ class Shortlist:
         kept, scales, lost = _narrowed(self.table)
         self._session = _session(kept.T.numpy(), scales.numpy(), threads)
         self._norm, self._lost = float(self.table.norm(dim=1).max()), lost
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch calls sparse tensors beta, once
+            self._exact(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, self.table.shape[1]))
         rounding = self.table.shape[1] * torch.finfo(torch.float32).eps
         self._rounding = rounding * self._norm, rounding * float(self.bias.abs().max())
 
@@ -92,24 +96,36 @@ class Shortlist:
             Of the greatest of the lengths; the first k of each row are the best, whatever follows.
         """
         longest = int(k.max())
-        found = top_k(coarse, candidates(longest))
+        found = top_k(coarse, min(candidates(longest), len(self.table)))
         items = found.indices.sort(1).values  # so that equal scores go by the lower item
-        exact = torch.stack(
-            [self._exact(row, one) for row, one in zip(items.clamp_min(0), hidden, strict=True)]
-        )
+        exact = self._exact(items.clamp_min(0), hidden)
         ranked = _named(items, top_k(exact.masked_fill_(items == NO_ITEM, -torch.inf), longest))
         least = ranked.scores.gather(1, k[:, None] - 1)  # no item below it less the error is wanted
         whole = (found.indices[:, -1:] == NO_ITEM) | (least - error > found.scores[:, -1:])
         for row in (~whole[:, 0]).nonzero()[:, 0].tolist():
             wanted = (coarse[row] > -torch.inf) & ~(coarse[row] < least[row] - error[row])
             more = wanted.nonzero()[:, 0]
-            list_ = _named(more[None], top_k(self._exact(more, hidden[row])[None], longest))
+            scores = self._exact(more[None], hidden[row : row + 1])
+            list_ = _named(more[None], top_k(scores, longest))
             ranked.indices[row], ranked.scores[row] = list_.indices[0], list_.scores[0]
         return ranked
 
     def _exact(self, items: Tensor, hidden: Tensor) -> Tensor:
-        """Float32 scores ``[n]`` of some items for one hidden layer ``[H]``."""
-        return torch.addmv(self.bias[items], self.table.index_select(0, items), hidden)
+        """Float32 scores of n items ``[B, n]`` for each hidden layer ``[B, H]``.
+
+        A product of which only some entries are computed: one call, and no copy of weights.
+        """
+        size, n = items.shape
+        ends = torch.arange(0, size * n + 1, n) if n else torch.zeros(size + 1, dtype=torch.int64)
+        wanted = torch.sparse_csr_tensor(
+            ends,
+            items.flatten(),
+            self.bias[items.flatten()],
+            (size, len(self.table)),
+            check_invariants=False,
+        )
+        scores: Tensor = torch.sparse.sampled_addmm(wanted, hidden, self.table.T).values()
+        return scores.view(size, n)
 
 
 def _named(items: Tensor, best: TopK) -> TopK:

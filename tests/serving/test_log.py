@@ -1,0 +1,57 @@
+"""Lines of the log: gathered while the event loop works, none lost, one object each."""
+
+import asyncio
+import io
+import json
+import logging
+
+import pytest
+
+from coterie.serving.log import Gathering, JsonLines
+
+
+@pytest.fixture
+def log():
+    handler = Gathering()
+    handler.setStream(io.StringIO())
+    handler.setFormatter(JsonLines())
+    logger = logging.Logger("test", logging.INFO)
+    logger.addHandler(handler)
+    logger.lines = lambda: [json.loads(line) for line in handler.stream.getvalue().splitlines()]
+    yield logger
+    handler.close()
+
+
+def test_the_loop_writes_many_lines_at_a_time(log):
+    async def work():
+        for at in range(3):
+            log.info("request", extra={"at": at})
+        assert log.lines() == []
+        await asyncio.sleep(2 * Gathering.SECONDS)
+        assert [line["at"] for line in log.lines()] == [0, 1, 2]
+        log.info("more\nlines")
+        await asyncio.sleep(2 * Gathering.SECONDS)
+        assert log.lines()[3]["message"] == "more\nlines"
+
+    asyncio.run(work())
+
+
+def test_a_warning_is_written_at_once_after_what_came_before_it(log):
+    async def work():
+        log.info("first")
+        log.warning("second")
+        assert [line["message"] for line in log.lines()] == ["first", "second"]
+
+    asyncio.run(work())
+
+
+def test_without_a_loop_and_at_the_end_nothing_waits(log):
+    log.info("now")
+    assert [line["message"] for line in log.lines()] == ["now"]
+
+    async def ends_early():
+        log.info("last")
+
+    asyncio.run(ends_early())
+    log.handlers[0].flush()  # as logging.shutdown does
+    assert [line["message"] for line in log.lines()] == ["now", "last"]
