@@ -93,6 +93,18 @@ def test_overwrite_spares_what_is_not_ours(coterie, tmp_path):
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
 
 
+@pytest.mark.parametrize(
+    ("out", "why"),
+    [("file", "is a file; only a folder"), (".", "the folder that the program runs")],
+)
+def test_what_cannot_be_overwritten_is_refused_before_the_log_is_read(out, why, coterie, tmp_path):
+    (tmp_path / "file").touch()
+    place = out if out == "." else tmp_path / out
+    ended = coterie("prepare", tmp_path, "--out", place, "--overwrite")  # nothing that can be read
+    assert ended.code == 2
+    assert why in ended.message()
+
+
 BAD = {
     "wrong column": (write, ("--user", "usr"), ["'usr'", "user_id, item_id, rating, timestamp"]),
     "rating": (
