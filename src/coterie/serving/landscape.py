@@ -1,7 +1,8 @@
 """A flat map of the community, on which anyone can be placed at once.
 
-The axes are the first two principal components of users' posterior means. A principal component is
-a fixed direction of the latent space, so a visitor is placed by one encoding and one product; t-SNE
+The axes are the first two principal components of users' posterior means, each brought to length 1:
+means grow with the history, so that a visitor of three titles would always stand in the middle. A
+component is a fixed direction, so a visitor is placed by one encoding and one product; t-SNE
 separates groups better, but has no place for newcomers.
 """
 
@@ -21,8 +22,7 @@ from coterie.models.vae import VAE
 
 MOST_USERS = 2_000  # more dots hide each other
 CANDIDATES = 400  # of the most popular items, to be landmarks
-LANDMARKS = 24
-APART = 0.25  # least distance of two landmarks, in the map's unit
+LANDMARKS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Landscape:
     model
         Whose latent space it is.
     centre, axes
-        float64 ``[K]`` and ``[K, 2]``: a posterior mean μ stands at ``(μ - centre) @ axes``.
+        float64 ``[K]`` and ``[K, 2]``: a posterior mean μ stands at ``(μ / ‖μ‖ - centre) @ axes``.
     users
         Dots of a sample of the community, float64 ``[n, 2]``.
     available
@@ -74,7 +74,7 @@ class Landscape:
             raise DataError("Nobody in the community has an item that the model knows.")
         generator = torch.Generator().manual_seed(0)  # the same map after a restart
         users = choose(available, min(MOST_USERS, len(available)), generator)
-        codes = encode(model, community, users).mu.double()
+        codes = _directions(encode(model, community, users).mu)
         centre = codes.mean(0)
         axes, variance = _principal(codes - centre)
         dots = ((codes - centre) @ axes).numpy()
@@ -102,8 +102,12 @@ class Landscape:
             self.model.n_items,
         )
         codes = self.model.encode(batch.to(self.model.decoder.table.device)).mu
-        found: np.ndarray = ((codes.cpu().double() - self.centre) @ self.axes).numpy()
+        found: np.ndarray = ((_directions(codes.cpu()) - self.centre) @ self.axes).numpy()
         return found
+
+
+def _directions(codes: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(codes.double(), dim=1)
 
 
 def _principal(centred: Tensor) -> tuple[Tensor, tuple[float, float]]:
@@ -120,11 +124,10 @@ def _principal(centred: Tensor) -> tuple[Tensor, tuple[float, float]]:
 
 
 def _apart(at: np.ndarray) -> list[int]:
-    """The first places that are far enough from all before them."""
-    chosen: list[int] = []
-    for place, point in enumerate(at):
-        if len(chosen) == LANDMARKS:
-            break
-        if not chosen or np.linalg.norm(at[chosen] - point, axis=1).min() >= APART:
-            chosen.append(place)
+    """The first place, and each time the one farthest from all before it; none twice."""
+    chosen = [0]
+    distance = np.linalg.norm(at - at[0], axis=1)
+    while len(chosen) < LANDMARKS and distance.max() > 0:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(at - at[chosen[-1]], axis=1))
     return chosen

@@ -202,7 +202,7 @@ class PlaceAnswer(Wire):
 
 
 class MapAnswer(Wire):
-    """The community on the first two principal components of its posterior means."""
+    """The community on the first two principal components of its posterior means' directions."""
 
     users: list[tuple[float, float]] = Field(
         description="A sample of the community; in standard deviations along the first axis."

@@ -8,7 +8,8 @@ const COLOURS = 4;
 const WIDEST = 680; // pixels of a plot
 
 const count = (value) => (value === null ? "–" : whole.format(value));
-const change = (value) => (value === null ? "–" : `${value > 0 ? "+" : ""}${percent(value)}`);
+const SIGNED = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 2, signDisplay: "exceptZero" });
+const change = (value) => (value === null ? "–" : SIGNED.format(value).replace("-", "−"));
 const mean = (value) => (value === null ? "–" : value.toPrecision(4));
 const chance = (value) => (value === null ? "–" : value < 0.0001 ? "< 0.0001" : value.toPrecision(2));
 const interval = ({ low, high }) => (low === null && high === null

@@ -26,8 +26,8 @@ export function map(facts) {
 
 function legend({ users, available, variance }) {
   const some = users.length < available ? `${whole.format(users.length)} of ${whole.format(available)}` : whole.format(available);
-  return `Each dot is one of ${some} users. The axes are the two directions in which the model tells them ` +
-    `apart most, ${percent(variance[0] + variance[1])} of all differences: who is near here may differ elsewhere. ` +
+  return `Each dot is one of ${some} users. Left–right and up–down are the two ways in which the model tells ` +
+    `their tastes apart most, ${percent(variance[0] + variance[1])} of all differences: who is near here may differ in others. ` +
     "A title stands where someone would stand who picked nothing else.";
 }
 
@@ -63,8 +63,8 @@ function drawn(facts, place, width) {
 function scale({ users, landmarks }, width, height) {
   const range = (values, marks) => {
     const sorted = values.toSorted((a, b) => a - b);
-    const low = sorted[Math.floor(0.005 * (sorted.length - 1))];
-    const high = sorted[Math.ceil(0.995 * (sorted.length - 1))];
+    const low = sorted[Math.floor(0.01 * (sorted.length - 1))];
+    const high = sorted[Math.ceil(0.99 * (sorted.length - 1))];
     return [Math.min(low, ...marks), Math.max(high, ...marks)];
   };
   const [left, right] = range(users.map(([x]) => x), landmarks.map(({ x }) => x));
@@ -78,16 +78,19 @@ function scale({ users, landmarks }, width, height) {
   ];
 }
 
-/** The box of a label beside a point: on the right if there is room. */
-function box([x, y], text, width) {
+/** The boxes of a label beside a point, on the right and on the left, where the picture has room. */
+function boxes([x, y], text, width) {
   const long = LETTER * text.length + 9;
-  const right = x + long < width;
-  return { left: right ? x : x - long, right: right ? x + long : x, top: y - 9, bottom: y + 9, anchor: right ? "start" : "end" };
+  const sides = { top: y - 8, bottom: y + 8 };
+  return [
+    { ...sides, left: x - 5, right: x + long, anchor: "start" },
+    { ...sides, left: x - long, right: x + 5, anchor: "end" },
+  ].filter(({ left, right }) => left >= 0 && right <= width);
 }
 
 function reserved(point, text, width) {
   const [x, y] = point;
-  return [box(point, text, width), { left: x - 10, right: x + 10, top: y - 10, bottom: y + 10 }];
+  return [...boxes(point, text, width).slice(0, 1), { left: x - 10, right: x + 10, top: y - 10, bottom: y + 10 }];
 }
 
 const free = (one, taken) => taken.every((other) =>
@@ -97,18 +100,17 @@ const free = (one, taken) => taken.every((other) =>
 function landmark(picture, taken, one, [x, y], width, kind) {
   const full = named(one);
   const text = full.length > LONGEST ? `${full.slice(0, LONGEST - 1)}…` : full;
-  const around = box([x, y], text, width);
-  const fits = around.left >= 0 && free(around, taken);
-  if (!fits && kind === "landmark") return;
+  const around = boxes([x, y], text, width).find((one) => free(one, taken));
+  if (!around && kind === "landmark") return;
   picture.append(svg("rect", { x: x - 3.5, y: y - 3.5, width: 7, height: 7, class: kind }, svg("title", {}, full)));
-  if (!fits) return;
+  if (!around) return;
   taken.push(around);
   const beside = around.anchor === "start" ? x + 7 : x - 7;
   picture.append(svg("text", { x: beside, y: y + 4, "text-anchor": around.anchor, class: kind }, text));
 }
 
 function you(picture, [x, y], width) {
-  const { anchor } = box([x, y], "You are here", width);
+  const [{ anchor }] = boxes([x, y], "You are here", width);
   picture.append(
     svg("circle", { cx: x, cy: y, r: 8, class: "you" }),
     svg("text", { x: anchor === "start" ? x + 12 : x - 12, y: y + 4, "text-anchor": anchor, class: "you" }, "You are here"));

@@ -22,7 +22,7 @@ export function why(facts) {
     measured ? null : el("p", { class: "note" }, facts.skipped),
     facts.neighbours.length === 0 ? null : el("ul", { class: "people" },
       ...facts.neighbours.map((row) => neighbour(row, facts))),
-    near.length === 0 ? null : el("p", {}, "Near you and fond of it: ",
+    near.length === 0 ? null : el("p", {}, "Near you, and have it: ",
       near.map((row) => `user ${row.user_id}`).join(", "), "."),
     measured ? el("p", { class: "note" }, "Help: how far a training step on that user serves you, as a share of what a step on your own titles would.") : null,
     ...facts.warnings.filter((text) => !facts.skipped || !text.includes(facts.skipped))
@@ -37,10 +37,10 @@ function effect(contribution, probability) {
 }
 
 function neighbour(row, facts) {
-  const through = facts.carriers.filter((carrier) => carrier.rank === row.rank).map((carrier) => label(carrier));
+  const most = facts.carriers.find((carrier) => carrier.rank === row.rank);
   const shares = row.n_shared === 1 ? "shares one title with you" : `shares ${row.n_shared || "no"} titles with you`;
   return el("li", {}, el("strong", {}, `User ${row.user_id}`), ` ${shares}; help ${percent(row.help)}`,
-    through.length ? el("span", { class: "note" }, ` through ${through.join(", ")}`) : null);
+    most ? `, most of it through ${label(most)}` : "");
 }
 
 const COMPARED = {
