@@ -8,6 +8,7 @@ CoterieError
 ├── NotFittedError       the object needs training first
 ├── ArtifactError        a saved model, data set or checkpoint is damaged or of another version
 ├── MissingExtraError    an optional dependency is not installed
+├── ServerError          a server that was asked did not answer, or refused
 └── DivergenceError      training produced NaN or Inf
 
 Each message says what was expected, what came instead, and what to do. ``exit_code`` is what the
@@ -49,6 +50,10 @@ class ArtifactError(CoterieError, ValueError):
 
 class MissingExtraError(CoterieError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
+
+
+class ServerError(CoterieError, ConnectionError):
+    """A server that was asked did not answer, or refused; the message says what it said."""
 
 
 class DivergenceError(CoterieError, ArithmeticError):

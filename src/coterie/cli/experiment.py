@@ -1,19 +1,18 @@
-"""``coterie experiment``: plan an online A/B test, see how it stands, analyse it."""
+"""``coterie experiment``: plan an online A/B test, see how it stands, analyse or simulate it."""
 
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
 from coterie.cli.app import new_app
 from coterie.cli.options import Json, Overwrite
 from coterie.cli.output import Output, facts_table
-from coterie.errors import ConfigError, StorageError
-from coterie.experiment.analysis import Analysis, Role, analyze
+from coterie.cli.verdicts import check_written, shown_analysis, write
+from coterie.errors import ConfigError
+from coterie.experiment.analysis import analyze
 from coterie.experiment.assignment import Roster
 from coterie.experiment.events import read_events
 from coterie.experiment.log import UserLog, everyone, summarize
@@ -21,15 +20,7 @@ from coterie.experiment.mismatch import sample_ratio
 from coterie.experiment.power import Plan, plan, plan_from_log
 from coterie.experiment.record import record
 from coterie.experiment.settings import DAY, Experiment, read_experiment
-from coterie.experiment.verdict import (
-    method,
-    mismatch_warning,
-    p_text,
-    percent,
-    sentence,
-    span,
-    warnings,
-)
+from coterie.experiment.verdict import mismatch_warning, percent
 
 EXAMPLES = """\
 FILE is an experiment in TOML; docs/experiments.md lists its settings. LOG is
@@ -39,6 +30,7 @@ Examples:
   coterie experiment plan pia.toml --events last-month.parquet
   coterie experiment status pia.toml other.toml
   coterie experiment analyze pia.toml --events events.parquet --html report.html
+  coterie experiment simulate pia.toml --model control --arm pia=treated --data split
 
 `coterie experiment analyze --help` tells more, and so on.
 """
@@ -69,11 +61,6 @@ Examples:
   coterie experiment analyze pia.toml --events events.parquet \\
     --through 2026-03-15T00:00:00Z
 """
-ROLES: dict[Role, str] = {
-    "primary": "Primary metric",
-    "guardrail": "Guardrails",
-    "secondary": "Secondary metrics",
-}
 
 File = Annotated[Path, Parameter(help="The experiment.")]
 Log = Annotated[
@@ -89,6 +76,11 @@ status_app = new_app("status", STATUS_EXAMPLES)
 analyze_app = new_app("analyze", ANALYZE_EXAMPLES)
 for _app in (plan_app, status_app, analyze_app):
     app.command(_app)
+app.command(
+    "coterie.cli.simulate:app",
+    name="simulate",
+    help="Let invented people, whose tastes are known, try a running server's arms.",
+)
 
 
 @plan_app.default
@@ -261,7 +253,7 @@ def run_analyze(
 ) -> None:
     """Compare the arms: lifts, intervals, guardrails, and a verdict per metric."""
     output = Output(as_json=json)
-    _check_written(html, figures, overwrite=overwrite)
+    check_written(html, figures, overwrite=overwrite)
     experiment = read_experiment(file)
     if through is not None and through.tzinfo is None:
         raise ConfigError(
@@ -273,81 +265,9 @@ def run_analyze(
         stage("comparing the arms")
         analysis = analyze(log, experiment)
         stage("writing")
-        written = _write(analysis, html, figures)
+        written = write(analysis, html, figures)
     output.result(
         {**record(analysis), "written": list(map(str, written))},
-        *_shown(analysis),
+        *shown_analysis(analysis),
         *([f"Written: {', '.join(escape(str(path)) for path in written)}"] if written else []),
     )
-
-
-def _check_written(html: Path | None, figures: Path | None, *, overwrite: bool) -> None:
-    if html is None and figures is None:
-        return
-    from coterie.experiment.report import require_extras
-
-    require_extras()
-    if html is not None and html.suffix not in (".html", ".htm"):
-        raise ConfigError(f"--html must end in .html, got {html}.")
-    for path in (html, figures):
-        if path is not None and path.exists() and not overwrite:
-            raise StorageError(f"{path} exists already; choose another path, or --overwrite it.")
-    if figures is not None and figures.is_file():
-        raise StorageError(f"{figures} is a file; --figures names a folder.")
-    if html is not None and html.is_dir():
-        raise StorageError(f"{html} is a folder; --html names a file.")
-
-
-def _write(analysis: Analysis, html: Path | None, figures: Path | None) -> list[Path]:
-    written = []
-    if html is not None:
-        from coterie.experiment.report import write_report
-
-        written.append(write_report(analysis, html))
-    if figures is not None:
-        from coterie.experiment.plots import figures as drawn
-        from coterie.mechanisms.style import save_figure
-
-        for name, figure in drawn(analysis).items():
-            written += [save_figure(figure, figures / f"{name}.{end}") for end in ("png", "svg")]
-    return written
-
-
-def _shown(analysis: Analysis) -> list[Any]:
-    experiment = analysis.experiment
-    users = ", ".join(
-        f"{name} {seen:,}"
-        for name, seen in zip(experiment.arm_names, analysis.mismatch.observed, strict=True)
-    )
-    alarms = [f"[bold red]{escape(text)}[/]" for text in warnings(analysis)]
-    head = f"{experiment.name}: day {analysis.days} of {experiment.days}; users: {users}"
-    sentences = []
-    for role, title in ROLES.items():
-        said = [r for r in analysis.results if r.role == role]
-        if said:
-            sentences.append(f"[bold]{title}[/]")
-            sentences += [f"  {escape(sentence(result, analysis))}" for result in said]
-    tables = [_table(analysis, arm) for arm in experiment.arm_names[1:]]
-    notes = [f"[dim]{escape(text)}[/]" for text in method(analysis)]
-    return [*alarms, escape(head), *tables, *sentences, "", *notes]
-
-
-def _table(analysis: Analysis, arm: str) -> Table:
-    level = f"{100 * (1 - analysis.experiment.alpha):g} %"
-    title = f"{arm} against {analysis.experiment.arm_names[0]}"
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("metric", overflow="fold")
-    for name in ("lift, %", f"{level} interval", "p, corr."):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    for result in analysis.results:
-        one = result.comparison
-        if one.arm == arm:
-            table.add_row(
-                escape(one.metric.name),
-                percent(one.effect.lift, unit=""),
-                span(result.interval, unit=""),
-                p_text(result.p_adjusted),
-                result.verdict,
-            )
-    return table

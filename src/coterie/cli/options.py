@@ -43,6 +43,7 @@ SECTIONS = (
     "search",
     "serve",
     "filters",
+    "simulate",
 )
 """The tables that a configuration file may have; a command reads those that it accepts."""
 

@@ -75,7 +75,7 @@ def serve(
 ) -> None:
     """Answer requests for recommendations over HTTP."""
     options = settings.read(ServeConfig)
-    folders = {"default": model_folder(model), **_arms(arm)}
+    folders = {"default": model_folder(model), **arm_folders(arm)}
     filters = {name: _filter(name, rules) for name, rules in settings.table("filters").items()}
     experiments = tuple(map(read_experiment, experiment))
     helpers = None if community is None else _users(community)
@@ -104,7 +104,8 @@ def serve(
     run(options, fleet, store, keys)
 
 
-def _arms(given: tuple[str, ...]) -> dict[str, Path]:
+def arm_folders(given: tuple[str, ...]) -> dict[str, Path]:
+    """The models' folders by name, of ``NAME=MODEL`` each."""
     arms: dict[str, Path] = {}
     for text in given:
         name, equals, path = text.partition("=")

@@ -8,7 +8,7 @@ each other: the pairs that *global* collaboration is about.
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -129,6 +129,9 @@ def synthetic(config: SyntheticConfig, rng: np.random.Generator | int) -> Synthe
 
     Time and memory grow with the number of interactions, not with users times items.
     """
+    source: dict[str, Any] = {"synthetic": config.model_dump()}
+    if not isinstance(rng, np.random.Generator):
+        source["seed"] = int(rng)  # so that the truth can be had again
     rng = np.random.default_rng(rng)
     truth = _plant(config, rng)
     table, item_ids = _item_table(config, truth, rng)
@@ -148,7 +151,7 @@ def synthetic(config: SyntheticConfig, rng: np.random.Generator | int) -> Synthe
         timestamps=START + rng.integers(0, YEAR, indptr[-1]),
         items=table,
         name="synthetic",
-        source={"synthetic": config.model_dump()},
+        source=source,
     )
     far, near = _pairs(interactions, truth, config.n_pairs, rng)
     return Synthetic(interactions, replace(truth, far_pairs=far, near_pairs=near))

@@ -1,11 +1,13 @@
 """The analysis as one self-contained HTML page."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from coterie.errors import MissingExtraError
 from coterie.experiment.analysis import Analysis, Result
 from coterie.experiment.plots import by_day, lifts
+from coterie.experiment.simulation.truth import Truth
 from coterie.experiment.verdict import method, p_text, percent, sentence, span, warnings
 from coterie.mechanisms.page import Image, Panel, Point, Section, Table, write_page
 
@@ -21,19 +23,19 @@ def require_extras() -> None:
         )
 
 
-def write_report(analysis: Analysis, path: Path) -> Path:
-    """Write the page, whole or not at all."""
+def write_report(analysis: Analysis, path: Path, truths: Sequence[Truth] = ()) -> Path:
+    """Write the page, whole or not at all; of a simulation with the truth."""
     experiment = analysis.experiment
     lead = [
         f"{experiment.arm_names[0]} against {', '.join(experiment.arm_names[1:])}: "
         f"{sum(analysis.mismatch.observed):,} users, {analysis.days} of {experiment.days} days, "
         f"from {experiment.start:%Y-%m-%d} on."
     ]
-    return write_page(path, f"Experiment {experiment.name}", sections(analysis), lead=lead)
+    return write_page(path, f"Experiment {experiment.name}", sections(analysis, truths), lead=lead)
 
 
-def sections(analysis: Analysis) -> list[Section]:
-    """Verdicts, figures, days, users, method."""
+def sections(analysis: Analysis, truths: Sequence[Truth] = ()) -> list[Section]:
+    """Verdicts, figures, truth if it is known, days, users, method."""
     alarms = tuple(warnings(analysis))
     verdicts = tuple(
         Panel(
@@ -61,6 +63,7 @@ def sections(analysis: Analysis) -> list[Section]:
             figures=(Panel("Thick: for one look at the end. Thin: valid at any time", picture),),
             more=(_figures(analysis),),
         ),
+        *([Section("Truth", "truth", tables=(_truth(analysis, truths),))] if truths else []),
         Section("Day by day", "days", figures=days),
         Section("Users", "users", tables=(_users(analysis),)),
         Section("How it was done", "method", method(analysis)),
@@ -100,6 +103,20 @@ def _cells(result: Result) -> tuple[str, ...]:
         f"{one.effect.treatment.value:.4g}",
         "–" if removed is None else percent(removed, sign=False),
     )
+
+
+def _truth(analysis: Analysis, truths: Sequence[Truth]) -> Table:
+    known = {(truth.metric, truth.arm): truth for truth in truths}
+    rows = []
+    for result in analysis.results:
+        one = result.comparison
+        truth = known[one.metric.name, one.arm]
+        covered = {True: "yes", False: "no", None: "–"}[truth.covered(result.interval)]
+        figures = (f"{truth.control:.4g}", f"{truth.treatment:.4g}", percent(truth.lift, unit=""))
+        rows.append((one.metric.name, one.arm, *figures, span(result.interval, unit=""), covered))
+    columns = ("metric", "arm", "control", "treatment", "true lift, %", "interval, %", "covered")
+    return Table("What the metrics are by the click model, if all were in one arm", columns,
+                 tuple(rows))  # fmt: skip
 
 
 def _users(analysis: Analysis) -> Table:

@@ -1,0 +1,21 @@
+"""An experiment as the text of its file."""
+
+import json
+from typing import Any
+
+from coterie.experiment.settings import Experiment
+
+
+def to_toml(experiment: Experiment) -> str:
+    """TOML from which :func:`~coterie.experiment.settings.read_experiment` reads the same again."""
+    values = experiment.model_dump(mode="json", exclude_none=True)
+    return "".join(f"{name} = {_value(value)}\n" for name, value in values.items())
+
+
+def _value(value: Any) -> str:
+    """JSON but for tables: TOML's strings, numbers, booleans and arrays are JSON's."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value)
