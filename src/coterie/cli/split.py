@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -185,9 +185,7 @@ def divide(data: Interactions, options: SplitOptions) -> Split:
     if options.validation_from is None or options.test_from is None:
         raise ConfigError("A temporal split needs both --validation-from and --test-from.")
     return splits.temporal(
-        data,
-        validation_from=_moment(options.validation_from),
-        test_from=_moment(options.test_from),
+        data, validation_from=options.validation_from, test_from=options.test_from
     )
 
 
@@ -273,12 +271,6 @@ def _given(data: Path, test: Path | None, options: SplitOptions) -> Split:
     return splits.given_split(
         train, held_out, validation_fraction=options.validation_fraction, rng=options.seed
     )
-
-
-def _moment(moment: int | datetime) -> int | datetime:
-    if isinstance(moment, datetime) and moment.tzinfo is None:
-        return moment.replace(tzinfo=UTC)
-    return moment
 
 
 def _refuse_strange(options: Division, given: set[str], test: Path | None = None) -> None:
