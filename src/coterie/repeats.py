@@ -6,9 +6,10 @@ is finished, not before, so that a command that was stopped goes on with the fir
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,87 @@ SETTINGS, RUNS, UNFINISHED = "settings.json", "runs", "unfinished"
 MOST_SHOWN = 3  # differences that a message names
 Splits = Callable[[int], Split]
 """The data of a seed."""
+RunKey = tuple[int, str]
+"""Seed and key of a run."""
+
+
+class Timed(Protocol):
+    """A finished run."""
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+
+
+R = TypeVar("R", bound=Timed)
+
+
+@dataclass(frozen=True)
+class Step(Generic[R]):
+    """Where one stands after a run.
+
+    Parameters
+    ----------
+    record
+        The run that was finished.
+    done, total
+        Runs finished, and asked for.
+    seconds_left
+        What the rest will take, each run as long as others of its key, or as the average.
+    """
+
+    record: R
+    done: int
+    total: int
+    seconds_left: float
+
+
+def repeat(
+    runs: Sequence[RunKey],
+    *,
+    load: Callable[[int, str], R | None],
+    do: Callable[[int, str], R | None],
+    progress: Callable[[Step[R]], None] | None = None,
+) -> bool:
+    """Do the runs that are not done yet; True if all are, False if it was interrupted.
+
+    Parameters
+    ----------
+    runs
+        In this order.
+    load
+        The record of a run; None if it is not done.
+    do
+        Does a run and gives its record; None, or KeyboardInterrupt, if it was interrupted.
+    progress
+        Told about each run that is finished here.
+    """
+    try:
+        finished = {run: record for run in runs if (record := load(*run)) is not None}
+        for run in runs:
+            if run in finished:
+                continue
+            record = load(*run)  # another process may have been here
+            record = do(*run) if record is None else record
+            if record is None:
+                return False
+            finished[run] = record
+            if progress is not None:
+                left = _seconds_left(runs, finished)
+                progress(Step(record, len(finished), len(runs), left))
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def _seconds_left(runs: Sequence[RunKey], finished: Mapping[RunKey, Timed]) -> float:
+    average = sum(record.seconds for record in finished.values()) / len(finished)
+    left = 0.0
+    for run in runs:
+        if run not in finished:
+            same = [record.seconds for other, record in finished.items() if other[1] == run[1]]
+            left += sum(same) / len(same) if same else average
+    return left
 
 
 class RecordFolder:

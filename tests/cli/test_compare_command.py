@@ -226,7 +226,21 @@ def test_wrong_settings_in_a_file(coterie, workspace, tmp_path):
         *command(workspace.data, tmp_path / "c", ("popularity", tmp_path / "wrong.toml"))
     )
     assert ended.code == 2
-    assert "latent_dim" in ended.message()
+    assert "wrong.toml: " in ended.message()
+    assert "did you mean 'latent_dim'" in ended.message()
+
+
+def test_fewer_epochs(coterie, workspace, models, tmp_path):
+    words = command(workspace.data, tmp_path / "c", models, "--seeds", 0, "--epochs", 1, "--json")
+    ended = coterie(*words)
+    assert "at most 1 epochs: a quick look" in ended.err
+    popularity, vae, _ = ended.json()["models"]
+    assert vae["settings"]["experiment"]["training"]["epochs"] == vae["runs"][0]["epochs"] == 1
+    assert popularity["runs"][0]["epochs"] is None
+    odd = coterie(*command(workspace.data, tmp_path / "d", ("recvae", "ease"), "--epochs", 6))
+    assert odd.code == 2
+    assert "--epochs 6, recvae: " in odd.err
+    assert "must be a multiple of 4" in odd.err
 
 
 def test_a_model_of_other_items(coterie, workspace, tmp_path):

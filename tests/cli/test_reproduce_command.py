@@ -5,6 +5,9 @@ import json
 import pytest
 from command_line import HERE
 
+from coterie.cli.contestants import shortened
+from coterie.cli.output import Output
+from coterie.cli.reproduce import entrant
 from coterie.reproduce.cost import Cost
 from coterie.reproduce.probe import ModelCost
 from raw_files import small, write_raw
@@ -22,7 +25,7 @@ def test_ease_beside_the_published_figures(scaled, coterie, tmp_path, monkeypatc
     words = ("reproduce", "ml-20m", "--models", "ease", "popularity", *HERE)
     ended = coterie(*words, "--raw", raw)
     assert ended.code == 0, ended.err
-    assert "2 of 2 runs: popularity" in ended.err
+    assert "2 of 2 runs: popularity, seed 0: ndcg@100 0." in ended.err
     assert "0.420" in ended.out
     assert "VASP" in ended.out
     assert "Steck" in ended.out
@@ -35,6 +38,17 @@ def test_ease_beside_the_published_figures(scaled, coterie, tmp_path, monkeypatc
     again = coterie(*words, "--json")  # from the split that is kept
     assert again.json()["rows"] == facts["rows"]
     assert "runs:" not in again.err
+
+
+def test_a_quick_look_keeps_the_settings_for_the_data():
+    output = Output()
+    ours = [entrant(name, "netflix") for name in ("recvae+pia", "ease")]
+    vae, ease = shortened(ours, 8, output)
+    assert vae.experiment.objective.gamma == 0.0035
+    assert vae.experiment.training.epochs == 8
+    assert vae.experiment.training.metric == "ndcg@100"
+    assert ease.config().l2 == 1000.0
+    assert shortened(ours, None, output) == tuple(ours)
 
 
 def test_dry_run(scaled, coterie, tmp_path, monkeypatch):
@@ -83,7 +97,7 @@ def test_mistakes(words, expected, scaled, coterie, tmp_path, monkeypatch):
     ended = coterie("reproduce", *words, "--out", tmp_path / "out", *HERE)
     assert ended.code == 2
     assert expected in ended.message()
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_whole_protocol_needs_the_whole_data(coterie, tmp_path):

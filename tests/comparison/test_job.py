@@ -14,7 +14,7 @@ import coterie
 from coterie.comparison.contestants import BaselineContestant, VaeContestant
 from coterie.comparison.folder import ComparisonFolder
 from coterie.comparison.job import Job, Messages, do, peak_memory
-from coterie.comparison.runs import run_job
+from coterie.comparison.process import run_job
 from coterie.config import merged
 from coterie.data.parts import Split
 from coterie.data.synthetic import SyntheticConfig, synthetic

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from coterie.comparison.contestants import BaselineContestant, VaeContestant
+from coterie.comparison.runs import RunOptions
 from coterie.data.datasets import dataset
 from coterie.errors import ConfigError, DataError, StorageError
 from coterie.evaluation.protocol import evaluate
@@ -31,7 +32,7 @@ def test_from_raw_files_to_figures(name: str, tmp_path: Path) -> None:
     raw, _ = write_raw(name, tmp_path)
     out = tmp_path / "out"
     split = prepared(small(name), raw, out)
-    found = reproduce(small(name), split, [EASE], out, seeds=[0], context=HERE)
+    found = reproduce(small(name), split, [EASE], out, seeds=[0], options=RunOptions(HERE))
     assert found is not None
     model = Recommender.fit(METHODS["ease"].config.read({"l2": 50.0}), found.split.train)
     expected = evaluate(model, found.split.test, ks=CUTS)
@@ -44,7 +45,7 @@ def test_from_raw_files_to_figures(name: str, tmp_path: Path) -> None:
         assert row.published == (known[0] if known else None)
     before = {file: file.stat().st_mtime_ns for file in (out / "runs" / "runs").iterdir()}
     kept = prepared(small(name), None, out)  # needs no raw files
-    again = reproduce(small(name), kept, [EASE], out, seeds=[0], context=HERE)
+    again = reproduce(small(name), kept, [EASE], out, seeds=[0], options=RunOptions(HERE))
     assert again is not None
     assert {file: file.stat().st_mtime_ns for file in before} == before
 

@@ -25,6 +25,7 @@ from coterie.tuning.config import TuneConfig
 from coterie.tuning.records import TrialRecord
 from coterie.tuning.results import Tuned
 from coterie.tuning.run import tune
+from coterie.tuning.search import Step
 
 RATES = {"training.learning_rate": Choice((1e-7, 5e-3))}
 
@@ -165,6 +166,17 @@ def test_ctrl_c_while_a_trial_is_pruned_stops_the_search(split: Split, tmp_path:
     assert max(watching.epochs) == pruned.number
     again = found(tune([one], split, folder, config=config, context=HERE))
     assert untimed(again) == untimed(whole)
+
+
+def test_ctrl_c_between_two_trials_stops_the_search(split: Split, tmp_path: Path) -> None:
+    def stop(step: Step) -> None:
+        raise KeyboardInterrupt
+
+    config, folder = TuneConfig(trials=2), tmp_path / "t"
+    assert tune([small()], split, folder, config=config, context=HERE, progress=stop) is None
+    told: list[Step] = []
+    assert tune([small()], split, folder, config=config, context=HERE, progress=told.append)
+    assert [step.record.number for step in told] == [2]
 
 
 def test_a_trial_that_failed_is_not_counted(split: Split, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def trained_by(text: str) -> Experiment:
 
 def test_what_has_nothing_to_search() -> None:
     assert [name for name in METHODS if not METHODS[name].config.search] == ["popularity"]
-    with pytest.raises(ConfigError, match="popularity has nothing to search"):
+    with pytest.raises(ConfigError, match="popularity has nothing to search; leave it out"):
         candidate("popularity")
 
 
@@ -123,8 +123,8 @@ def test_what_has_nothing_to_search() -> None:
         ("multi-vae", {"search": {"ease.l2": Range(1, 3)}}, "ease"),
         ("ease", {"search": {"ease.l3": Range(1, 3)}}, "has no setting 'l3'"),
         ("ease", {"search": {"training.epochs": Range(1, 3)}}, "ease has no settings training"),
-        ("ease", {"fixed": {"ease.l2": 3.0}}, "nothing to search but what is fixed"),
-        ("ease", {"fixed": {"ease.l2": -3.0}}, "nothing to search"),
+        ("ease", {"fixed": {"ease.l2": 3.0}}, "nothing left to search; fix fewer"),
+        ("ease", {"fixed": {"ease.l2": -3.0}}, "nothing left to search"),
         ("multi-dae", {"fixed": {"objective.gamma": 3.0}}, "no KL term"),
     ],
 )

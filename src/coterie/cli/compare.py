@@ -4,49 +4,39 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import fill
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 from pydantic import Field, PositiveInt, field_validator
-from rich.console import Console
 
-from coterie.cli import baseline as baseline_flags
 from coterie.cli.app import new_app
+from coterie.cli.contestants import (
+    CONTEXT,
+    Epochs,
+    Models,
+    Seeds,
+    contestant,
+    line_of,
+    shortened,
+    stopped,
+)
 from coterie.cli.evaluate import EvaluateOptions, cohort
-from coterie.cli.options import (
-    Checkpoints,
-    ConfigFile,
-    Json,
-    Section,
-    Settings,
-    Threads,
-    accepts,
-    read_config,
-)
-from coterie.cli.output import Output, duration
-from coterie.cli.paths import MODEL, model_folder
-from coterie.cli.progress import Display
+from coterie.cli.options import Checkpoints, ConfigFile, Json, Section, Settings, Threads, accepts
+from coterie.cli.output import Output
+from coterie.cli.progress import watched
 from coterie.cli.split import DIVISION, Division, data_of_seeds
-from coterie.cli.train import EXPERIMENT
-from coterie.comparison.contestants import (
-    BaselineContestant,
-    Contestant,
-    SavedContestant,
-    VaeContestant,
-)
+from coterie.comparison.contestants import Contestant
 from coterie.comparison.folder import ComparisonFolder
 from coterie.comparison.outcome import ENOUGH_SEEDS, Comparison, Question, check_baseline
 from coterie.comparison.report import PAGE, require_extras, write_results
 from coterie.comparison.runs import Field as Entries
-from coterie.comparison.runs import Step, run_comparison
+from coterie.comparison.runs import RunOptions, run_comparison
 from coterie.comparison.text import terminal
-from coterie.config import HIGHEST_SEED, Config, merged
+from coterie.config import Config
 from coterie.errors import ConfigError
 from coterie.evaluation.metrics import PER_USER
 from coterie.evaluation.significance import RESAMPLES
-from coterie.models.baselines import METHODS
-from coterie.presets import PRESETS, experiment
-from coterie.training.config import Experiment, RunContext
+from coterie.training.config import RunContext
 
 EXAMPLES = """\
 MODELS are names, files and folders:
@@ -113,7 +103,6 @@ class CompareOptions(Config):
 
 
 SECTION = Section(CompareOptions, "Table", at="compare")
-CONTEXT = Section(RunContext, "Run", at="run")
 
 app = new_app("compare", EXAMPLES)
 
@@ -123,10 +112,7 @@ app = new_app("compare", EXAMPLES)
 def compare(
     *,
     data: Annotated[Path, Parameter(help="DATA: a data set, or a split.")],
-    models: Annotated[
-        tuple[str, ...],
-        Parameter(consume_multiple=True, negative_iterable=(), help="MODELS, two or more."),
-    ],
+    models: Annotated[Models, Parameter(help="MODELS, two or more.")],
     out: Annotated[Path, Parameter(help="DIR, the folder to write.")],
     settings: Settings,
     baseline: Annotated[
@@ -134,22 +120,9 @@ def compare(
         Parameter(show_default=False, help="The model to test against; else the first."),
     ] = None,
     seeds: Annotated[
-        tuple[int, ...],
-        Parameter(
-            consume_multiple=True,
-            negative_iterable=(),
-            validator=validators.Number(gte=0, lte=HIGHEST_SEED),
-            help="Each trains every model once. Three or more, to test over seeds.",
-        ),
+        Seeds, Parameter(help="Each trains every model once. Three or more, to test over seeds.")
     ] = (0, 1, 2),
-    epochs: Annotated[
-        int | None,
-        Parameter(
-            validator=validators.Number(gte=1),
-            show_default=False,
-            help="Most epochs of every VAE, for a quick look; else each one's own.",
-        ),
-    ] = None,
+    epochs: Epochs = None,
     checkpoints: Checkpoints = False,
     threads: Threads = None,
     config: ConfigFile = None,
@@ -157,46 +130,31 @@ def compare(
 ) -> int:
     """Train or load several models, test them on the same users, and say which is better."""
     output = Output(as_json=json)
-    options, context = settings.read(CompareOptions), settings.read(RunContext)
-    cohorts = tuple(map(cohort, options.cohorts))
-    contestants = tuple(contestant(model, epochs) for model in models)
-    if len(contestants) < 2:
-        raise ConfigError("A comparison needs at least two models (--models).")
+    context = settings.read(RunContext)
     require_extras()
     context.torch_device()
+    contestants = shortened([contestant(model) for model in models], epochs, output)
     splits, split_per_seed = data_of_seeds(data, settings.read(Division), settings.given(Division))
-    seeds = tuple(dict.fromkeys(seeds))
-    metrics = options.metrics or usual_metrics(splits(seeds[0] if seeds else 0).protocol)
-    cuts = sorted({*USUAL_CUTS, *(int(metric.partition("@")[2]) for metric in metrics)})
+    options = settings.read(CompareOptions)
+    question = question_of(options, contestants, baseline, splits(0).protocol)
+    cuts = {*USUAL_CUTS, *(int(metric.partition("@")[2]) for metric in question.metrics)}
     entries = Entries(
-        contestants, seeds, splits, None if split_per_seed else data.resolve(), tuple(cuts)
+        contestants,
+        tuple(dict.fromkeys(seeds)),
+        splits,
+        None if split_per_seed else data.resolve(),
+        tuple(sorted(cuts)),
     )
-    question = Question(
-        baseline=baseline or contestants[0].name,
-        metrics=metrics,
-        cohorts=cohorts,
-        test=options.test,
-        n_resamples=options.n_resamples,
-    )
-    check_baseline(question.baseline, [one.name for one in contestants])
     entries.check()
     folder = ComparisonFolder(out)
     folder.claim(entries.identity(context))
     _announce(output, entries, folder)
-    finished = run_comparison(
-        entries,
-        folder,
-        context=context,
-        threads=threads,
-        checkpoints=checkpoints,
-        watch=lambda one, seed: Display(
-            Console(stderr=True, highlight=False), line_per_epoch=False
-        ).running(),
-        progress=lambda step: output.note(line_of(step, metrics[0])),
-    )
-    if not finished:
-        output.note(f"stopped; finished runs are in {out}; the same command goes on")
-        return 130
+    runs = RunOptions(context, threads, checkpoints, watched)
+    lead = question.metrics[0]
+    if not run_comparison(
+        entries, folder, runs, progress=lambda step: output.note(line_of(step, lead))
+    ):
+        return stopped(output, out)
     with output.stages() as stage:
         stage("testing the differences")
         comparison = Comparison.read(contestants, folder, question)
@@ -210,60 +168,35 @@ def compare(
     return 0
 
 
-def usual_metrics(protocol: str) -> tuple[str, ...]:
-    """What the literature reports for a split by this protocol."""
-    return STRONG if protocol == "strong-generalization" else OTHERWISE
-
-
-def contestant(text: str, epochs: int | None = None) -> Contestant:
-    """The model that a word of ``--models`` means; ``epochs`` replaces a VAE's own.
+def question_of(
+    options: CompareOptions,
+    contestants: tuple[Contestant, ...],
+    baseline: str | None,
+    protocol: str,
+) -> Question:
+    """What is asked of the contestants on a split by this protocol.
 
     Raises
     ------
     ConfigError
-        It is no name, file or folder (the nearest name is given), or a file's settings are wrong.
+        There are fewer than two, or the baseline is none of them.
     """
-    path = Path(text)
-    if text in METHODS:
-        return BaselineContestant(name=text, method=text)
-    if text in PRESETS:
-        return VaeContestant(name=text, experiment=_shortened(experiment(text), epochs))
-    if path.is_dir():
-        folder = model_folder(path)
-        named = path.resolve()
-        named = named.parent if named.name == MODEL else named
-        return SavedContestant(name=named.name, path=folder.resolve())
-    if path.is_file():
-        return _of_file(path, epochs)
-    known = (*PRESETS, *METHODS)
-    near = get_close_matches(text, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ConfigError(
-        f"There is no model, file or folder {text!r}{hint} Models are {', '.join(known)}, a TOML "
-        "file of settings, or the folder of a trained model."
+    if len(contestants) < 2:
+        raise ConfigError("A comparison needs at least two models (--models).")
+    question = Question(
+        baseline=baseline or contestants[0].name,
+        metrics=options.metrics or usual_metrics(protocol),
+        cohorts=tuple(map(cohort, options.cohorts)),
+        test=options.test,
+        n_resamples=options.n_resamples,
     )
+    check_baseline(question.baseline, [one.name for one in contestants])
+    return question
 
 
-def _of_file(path: Path, epochs: int | None) -> Contestant:
-    """What `coterie train --config` would train."""
-    settings = Settings((EXPERIMENT, CONTEXT, *baseline_flags.SECTIONS), {}, read_config(path))
-    simple = baseline_flags.chosen(settings)
-    if simple is None:
-        return VaeContestant(
-            name=path.stem, experiment=_shortened(settings.read(Experiment), epochs)
-        )
-    return BaselineContestant(name=path.stem, method=simple.name, options=simple.model_dump())
-
-
-def line_of(step: Step, metric: str) -> str:
-    """What is said when a run is finished."""
-    run, values = step.run, step.run.values
-    left = f"; about {duration(step.seconds_left)} left" if step.done < step.total else ""
-    epoch = "" if values["best_epoch"] is None else f", best epoch {values['best_epoch']}"
-    return (
-        f"{step.done} of {step.total} runs: {run.name}, seed {run.seed}: {metric} "
-        f"{run.mean(metric):.4f}{epoch}, {duration(run.seconds)}{left}"
-    )
+def usual_metrics(protocol: str) -> tuple[str, ...]:
+    """What the literature reports for a split by this protocol."""
+    return STRONG if protocol == "strong-generalization" else OTHERWISE
 
 
 def _legend(comparison: Comparison) -> str:
@@ -275,13 +208,6 @@ def _legend(comparison: Comparison) -> str:
         f"t-test over seeds; both corrected for {n} model{'s' if n > 1 else ''} by Holm's method; "
         "* p users < 0.05."
     )
-
-
-def _shortened(experiment: Experiment, epochs: int | None) -> Experiment:
-    if epochs is None:
-        return experiment
-    values: dict[str, Any] = {"training": {"epochs": epochs}}
-    return Experiment.read(merged(experiment.model_dump(), values))
 
 
 def _announce(output: Output, entries: Entries, folder: ComparisonFolder) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -83,6 +83,11 @@ class Display:
             rate = done / passed
             old = rate if self._speed is None else self._speed
             self._speed = SMOOTHING * rate + (1 - SMOOTHING) * old
+
+
+def watched(*_: object) -> AbstractContextManager[Display]:
+    """The live line of one of several trainings, whose epochs leave no lines."""
+    return Display(Console(stderr=True, highlight=False), line_per_epoch=False).running()
 
 
 def _terms(terms: dict[str, float]) -> str:

@@ -1,22 +1,30 @@
 """``coterie reproduce``: the literature's experiments, and its figures beside ours."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import polars as pl
-from cyclopts import Parameter, validators
-from rich.console import Console
+from cyclopts import Parameter
 from rich.table import Table
 
 from coterie.cli.app import new_app
-from coterie.cli.compare import contestant
-from coterie.cli.options import Checkpoints, Json, Section, Settings, Threads, accepts
+from coterie.cli.contestants import (
+    CONTEXT,
+    Epochs,
+    Models,
+    Seeds,
+    contestant,
+    line_of,
+    shortened,
+    stopped,
+)
+from coterie.cli.options import Checkpoints, Json, Settings, Threads, accepts
 from coterie.cli.output import Output, duration, facts_table, frame_table
-from coterie.cli.progress import Display
+from coterie.cli.progress import watched
 from coterie.comparison.contestants import Contestant
-from coterie.comparison.runs import Step
-from coterie.config import HIGHEST_SEED
+from coterie.comparison.runs import RunOptions, distinct
 from coterie.data.datasets import DataSet, dataset
 from coterie.errors import ConfigError
 from coterie.memory import available_bytes
@@ -25,6 +33,7 @@ from coterie.presets import PRESETS
 from coterie.reproduce import report
 from coterie.reproduce.cost import Cost, estimate
 from coterie.reproduce.models import usual_contestant, usual_models
+from coterie.reproduce.published import metrics_of
 from coterie.reproduce.run import CUTS, SPLIT, Reproduction, prepared
 from coterie.reproduce.run import reproduce as run_reproduction
 from coterie.reproduce.sizes import SIZES
@@ -50,8 +59,6 @@ Examples:
 """
 GIB = 2**30
 
-CONTEXT = Section(RunContext, "Run", at="run")
-
 app = new_app("reproduce", EXAMPLES)
 
 
@@ -71,27 +78,11 @@ def reproduce(
         bool,
         Parameter(negative="", show_default=False, help="Fetch them, into downloads/NAME."),
     ] = False,
-    models: Annotated[
-        tuple[str, ...],
-        Parameter(consume_multiple=True, negative_iterable=(), show_default=False, help="MODELS."),
-    ] = (),
+    models: Annotated[Models, Parameter(show_default=False, help="MODELS.")] = (),
     seeds: Annotated[
-        tuple[int, ...],
-        Parameter(
-            consume_multiple=True,
-            negative_iterable=(),
-            validator=validators.Number(gte=0, lte=HIGHEST_SEED),
-            help="Each trains every model once, on the literature's one split.",
-        ),
+        Seeds, Parameter(help="Each trains every model once, on the literature's one split.")
     ] = (0,),
-    epochs: Annotated[
-        int | None,
-        Parameter(
-            validator=validators.Number(gte=1),
-            show_default=False,
-            help="Most epochs of every VAE, for a quick look; else each one's own.",
-        ),
-    ] = None,
+    epochs: Epochs = None,
     out: Annotated[
         Path | None, Parameter(show_default=False, help="DIR; else reproduced/NAME.")
     ] = None,
@@ -109,7 +100,8 @@ def reproduce(
     if raw is not None and download:
         raise ConfigError("--raw names files that are there, --download fetches them; choose one.")
     folder = out or Path("reproduced") / name
-    contestants = [entrant(model, name, epochs) for model in models or usual_models(name)]
+    entrants = distinct([entrant(model, name) for model in models or usual_models(name)])
+    contestants = shortened(entrants, epochs, output)
     seeds = tuple(dict.fromkeys(seeds))
     if dry_run:
         return _dry_run(output, data, contestants, context, len(seeds), raw, folder)
@@ -124,17 +116,11 @@ def reproduce(
         contestants,
         folder,
         seeds=seeds,
-        context=context,
-        threads=threads,
-        checkpoints=checkpoints,
-        watch=lambda one, seed: Display(
-            Console(stderr=True, highlight=False), line_per_epoch=False
-        ).running(),
-        progress=lambda step: output.note(line_of(step)),
+        options=RunOptions(context, threads, checkpoints, watched),
+        progress=lambda step: output.note(line_of(step, metrics_of(name)[-1])),
     )
     if found is None:
-        output.note(f"stopped; finished runs are in {folder}; the same command goes on")
-        return 130
+        return stopped(output, folder)
     written = report.write_results(found, folder)
     output.result(
         {"reproduced": str(folder), **report.to_dict(found)},
@@ -145,21 +131,11 @@ def reproduce(
     return 0
 
 
-def entrant(model: str, data: str, epochs: int | None) -> Contestant:
+def entrant(model: str, data: str) -> Contestant:
     """The model that a word of ``--models`` means; a bare name with its settings for the data."""
-    if epochs is None and (model in PRESETS or model in METHODS):
+    if model in PRESETS or model in METHODS:
         return usual_contestant(model, data)
-    return contestant(model, epochs)
-
-
-def line_of(step: Step) -> str:
-    """What is said when a run is finished."""
-    run = step.run
-    left = f"; about {duration(step.seconds_left)} left" if step.done < step.total else ""
-    return (
-        f"{step.done} of {step.total} runs: {run.name}, seed {run.seed}, "
-        f"{duration(run.seconds)}{left}"
-    )
+    return contestant(model)
 
 
 def tables(found: Reproduction) -> list[Table]:
@@ -181,7 +157,7 @@ def tables(found: Reproduction) -> list[Table]:
 def _dry_run(
     output: Output,
     data: DataSet,
-    contestants: list[Contestant],
+    contestants: Sequence[Contestant],
     context: RunContext,
     n_seeds: int,
     raw: Path | None,

@@ -1,25 +1,22 @@
 """``coterie tune``: search a model's settings on the validation users of a split."""
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
 from cyclopts import Parameter
-from rich.console import Console
 
 from coterie.cli.app import new_app
 from coterie.cli.options import ConfigFile, Json, Section, Settings, accepts
 from coterie.cli.output import Output, duration, frame_table, shown
 from coterie.cli.paths import SPLIT_FORMAT, require_format
-from coterie.cli.progress import Display
+from coterie.cli.progress import watched
 from coterie.data.parts import Split
 from coterie.errors import ConfigError
 from coterie.spaces import Choice, Range
 from coterie.training.config import RunContext
-from coterie.training.loop import Observer
 from coterie.tuning.candidates import MODELS, Candidate, candidate, knows
 from coterie.tuning.config import TuneConfig
 from coterie.tuning.records import TrialRecord
@@ -104,7 +101,7 @@ def tune(
         out,
         config=options,
         context=context,
-        watch=_watched,
+        watch=watched,
         progress=lambda step: output.note(line_of(step, options.metric)),
     )
     if found is None:
@@ -239,10 +236,3 @@ def _entries(table: Mapping[str, Any], within: str = "") -> dict[str, Range | Ch
         else:
             entries[name] = read_entry(name, value)
     return entries
-
-
-@contextmanager
-def _watched(model: str, number: int) -> Iterator[Observer]:
-    display = Display(Console(stderr=True, highlight=False), line_per_epoch=False)
-    with display.running():
-        yield display

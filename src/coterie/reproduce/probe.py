@@ -19,7 +19,7 @@ import polars as pl
 from coterie.comparison.contestants import BaselineContestant, Contestant, VaeContestant
 from coterie.comparison.folder import ComparisonFolder, Run
 from coterie.comparison.job import Job
-from coterie.comparison.runs import run_job
+from coterie.comparison.process import run_job
 from coterie.config import merged
 from coterie.data.datasets import DataSet
 from coterie.data.readers import read_interactions

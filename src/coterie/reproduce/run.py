@@ -6,14 +6,13 @@ from pathlib import Path
 
 from coterie.comparison.contestants import Contestant
 from coterie.comparison.folder import ComparisonFolder, Run
-from coterie.comparison.runs import Field, Step, Watch, run_comparison
+from coterie.comparison.runs import Field, RunOptions, Step, run_comparison
 from coterie.data.datasets import DataSet
 from coterie.data.parts import Split
 from coterie.data.prepare import Progress
 from coterie.errors import ConfigError, DataError, StorageError
 from coterie.reproduce.protocol import literature_split
 from coterie.reproduce.published import metrics_of
-from coterie.training.config import RunContext
 
 SPLIT, RUNS = "split", "runs"
 CUTS = (20, 50, 100)
@@ -91,10 +90,7 @@ def reproduce(
     folder: Path,
     *,
     seeds: Sequence[int],
-    context: RunContext,
-    threads: int | None = None,
-    checkpoints: bool = False,
-    watch: Watch | None = None,
+    options: RunOptions,
     progress: Callable[[Step], None] | None = None,
 ) -> Reproduction | None:
     """Do what is not done yet of a reproduction; None if it was interrupted.
@@ -111,9 +107,7 @@ def reproduce(
         The folder of ``split``; gets a record of each finished run.
     seeds
         Each trains every model once, on the same split.
-    context
-        Device and precision.
-    threads, checkpoints, watch, progress
+    options, progress
         As in :func:`coterie.comparison.runs.run_comparison`.
 
     Raises
@@ -126,17 +120,8 @@ def reproduce(
     )
     entries.check()
     records = ComparisonFolder(folder / RUNS)
-    records.claim(entries.identity(context))
-    finished = run_comparison(
-        entries,
-        records,
-        context=context,
-        threads=threads,
-        checkpoints=checkpoints,
-        watch=watch,
-        progress=progress,
-    )
-    if not finished:
+    records.claim(entries.identity(options.context))
+    if not run_comparison(entries, records, options, progress=progress):
         return None
     runs = {
         one.name: [run for seed in seeds if (run := records.load(seed, one))] for one in contestants

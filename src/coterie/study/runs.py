@@ -4,16 +4,17 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
+from coterie import repeats
 from coterie.data.parts import Split
 from coterie.errors import DataError
 from coterie.evaluation.protocol import evaluate
 from coterie.evaluation.result import Evaluation
-from coterie.repeats import Splits
+from coterie.repeats import Splits, repeat
 from coterie.study.folder import RunRecord, StudyFolder
 from coterie.study.measures import measure, sample
 from coterie.study.settings import MAIN, METRIC, Plan, Setting
@@ -25,24 +26,7 @@ Watch = Callable[[Setting, int], AbstractContextManager[Observer | None]]
 """Gives an observer of the training of one setting with one seed."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """Where a study stands after a run.
-
-    Parameters
-    ----------
-    record
-        The run that was finished.
-    done, total
-        Runs finished, and asked for.
-    seconds_left
-        What the rest will take if its runs are as long as those finished.
-    """
-
-    record: RunRecord
-    done: int
-    total: int
-    seconds_left: float
+Step = repeats.Step[RunRecord]
 
 
 def identity(
@@ -108,28 +92,15 @@ def run_study(
     DivergenceError
         A run diverged; those before it are kept.
     """
-    context = context or RunContext()
-    everything = plan.runs(seeds)
-    finished = {run: record for run in everything if (record := folder.load(*run))}
-    data: tuple[int, Split] | None = None
-    for seed, key in [run for run in everything if run not in finished]:
-        try:
-            if data is None or data[0] != seed:
-                data = seed, checked(splits(seed))
-            record = folder.load(seed, key)  # another process may have been here
-            record = record or _run(
-                plan, plan[key], seed, data[1], folder, context, checkpoints, watch
-            )
-        except KeyboardInterrupt:  # while the run is tested or measured, or a second one
-            return False
-        if record is None:
-            return False
-        finished[seed, key] = record
-        if progress is not None:
-            average = sum(each.seconds for each in finished.values()) / len(finished)
-            left = len(everything) - len(finished)
-            progress(Step(record, len(finished), len(everything), left * average))
-    return True
+    context, kept = context or RunContext(), lru_cache(maxsize=1)(splits)
+    return repeat(
+        plan.runs(seeds),
+        load=folder.load,
+        do=lambda seed, key: _run(
+            plan, plan[key], seed, checked(kept(seed)), folder, context, checkpoints, watch
+        ),
+        progress=progress,
+    )
 
 
 def checked(split: Split) -> Split:

@@ -124,7 +124,8 @@ def candidate(
     fixed = dict(fixed or {})
     space = {key: of for key, of in {**own, **(search or {})}.items() if key not in fixed}
     if not space:
-        raise ConfigError(f"{name} has nothing to search{' but what is fixed' if fixed else ''}.")
+        why = "fix fewer settings" if fixed else "leave it out"
+        raise ConfigError(f"{name} has nothing{' left' if fixed else ''} to search; {why}.")
     made = Candidate(name, space, fixed, metric, seed)
     for key, of in space.items():
         for value in of.values if isinstance(of, Choice) else (of.low, of.high):

@@ -68,10 +68,13 @@ def tune(
     check_data(data.train, data.validation)
     _refuse_foreign(folder)
     shared = _shared_identity(data, config, context)
-    for one in candidates:
-        with _trials(folder, one, shared, config) as trials:
-            if not search(one, data, trials, context=context, watch=watch, progress=progress):
-                return None
+    try:
+        for one in candidates:
+            with _trials(folder, one, shared, config) as trials:
+                if not search(one, data, trials, context=context, watch=watch, progress=progress):
+                    return None
+    except KeyboardInterrupt:  # between two trials
+        return None
     return tuned(candidates, data, folder, config=config, context=context)
 
 
