@@ -22,7 +22,7 @@ from coterie.experiment.settings import DAY, read_experiment
 from coterie.experiment.simulation import client as client_module
 from coterie.experiment.simulation import server
 from coterie.experiment.simulation.client import Client
-from coterie.experiment.simulation.run import MOVED, simulate
+from coterie.experiment.simulation.run import MOVED, invite, simulate
 from coterie.experiment.simulation.settings import SimulateOptions
 from coterie.experiment.simulation.tastes import Tastes
 from coterie.experiment.toml import to_toml
@@ -53,10 +53,11 @@ def silent(what):
 
 def run(url, pia, *, key=None, **given):
     options = SimulateOptions.read({"users": 60, "visits": 2.0, "k": 4, "concurrency": 5, **given})
+    people = invite(pia, 20, options)
 
     async def drive():
         async with Client(url, key=key, connections=5) as client:
-            return await simulate(client, pia, tastes(), options, silent)
+            return await simulate(client, pia, tastes(), people, options, silent)
 
     return asyncio.run(drive())
 
@@ -277,7 +278,7 @@ def test_a_server_killed_in_the_middle_is_said(tmp_path, monkeypatch):
 
     async def drive(url):
         async with Client(url, key=None, connections=5) as client:
-            await simulate(client, pia, tastes(), options, counting)
+            await simulate(client, pia, tastes(), invite(pia, 20, options), options, counting)
 
     with (
         server.own_server(model, {"pia": model}, tmp_path / "pia.toml", tmp_path) as url,

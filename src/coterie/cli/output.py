@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -56,17 +57,25 @@ class Output:
 
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A function ``(done, all)`` that moves a bar, shown on a terminal only."""
+        """A function ``(done, all)`` that moves a bar with rate and time left, on a terminal."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
         shown = self._aside.is_terminal
         with Progress(*columns, console=self._aside, transient=True, disable=not shown) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            task = bar.add_task(what, total=None, rate="")
+            began = time.monotonic()
+
+            def tell(done: int, total: int) -> None:
+                per_second = done / max(time.monotonic() - began, 1.0)
+                rate = f"{per_second:,.0f}/s" if per_second >= 1 else ""
+                bar.update(task, completed=done, total=total, rate=rate)
+
+            yield tell
 
 
 @contextmanager

@@ -105,8 +105,7 @@ def simulate(
     server = url if model is None else OwnServer(model_folder(model), arm_folders(arm))
     assert server is not None
     tastes = read_tastes(data)
-    make_room(out, overwrite=overwrite)
-    outcome = run(experiment, server, tastes, options, out, output)
+    outcome = run(experiment, server, tastes, options, out, output, overwrite=overwrite)
     analysis, truths = outcome.analysis, outcome.simulated.truths
     written = [out / EVENTS, *write(analysis, html, None, truths)]
     output.result(
@@ -123,6 +122,18 @@ class OwnServer:
 
     model: Path
     arms: Mapping[str, Path]
+
+    def check(self, experiment: Experiment) -> None:
+        """Raise :class:`ConfigError` unless each arm has a model, and each model an arm."""
+        control, *treatments = experiment.arm_names
+        for name in treatments:
+            if name not in self.arms:
+                raise ConfigError(
+                    f"The arm {name!r} of {experiment.name!r} has no model; give --arm "
+                    f"{name}=MODEL."
+                )
+        if idle := set(self.arms) - {control, *treatments}:
+            raise ConfigError(f"{experiment.name!r} has no arm {min(idle)!r}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +199,8 @@ def run(
     options: SimulateOptions,
     out: Path,
     output: Output,
+    *,
+    overwrite: bool = False,
 ) -> Outcome:
     """Simulate on a server of our own, or at a URL, and analyse what was acknowledged.
 
@@ -195,12 +208,19 @@ def run(
     log of an own server.
     """
     try:
-        from coterie.experiment.simulation.client import Client
+        from coterie.experiment.simulation.client import Client, address
+        from coterie.experiment.simulation.run import invite
         from coterie.experiment.simulation.run import simulate as simulated
     except ImportError as error:
         raise MissingExtraError(
             f"A simulation needs {error.name}, which is not installed: pip install 'coterie[serve]'"
         ) from error
+    if isinstance(server, OwnServer):
+        server.check(experiment)
+    else:
+        address(server)
+    people = invite(experiment, len(tastes), options)
+    make_room(out, overwrite=overwrite)
     if isinstance(server, OwnServer):
         experiment = _running_now(experiment, output)
     with atomic_file(out / EXPERIMENT) as path:
@@ -209,7 +229,7 @@ def run(
 
     async def drive(url: str) -> "Simulated":
         async with Client(url, key=key, connections=options.concurrency) as client:
-            return await simulated(client, experiment, tastes, options, output.counting)
+            return await simulated(client, experiment, tastes, people, options, output.counting)
 
     with ExitStack() as stack:
         if isinstance(server, OwnServer):

@@ -35,14 +35,8 @@ class Client:
     """
 
     def __init__(self, url: str, *, key: str | None, connections: int) -> None:
-        self.url, self._key = url.rstrip("/"), key
+        self.url, self._key = address(url), key
         self.retries = 0
-        try:
-            parsed = httpx2.URL(self.url)
-        except httpx2.InvalidURL as error:
-            raise ConfigError(f"{url!r} is no URL such as http://localhost:8080.") from error
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise ConfigError(f"{url!r} is no URL such as http://localhost:8080.")
         self._http = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             limits=httpx2.Limits(max_connections=connections),
@@ -110,6 +104,23 @@ class Client:
                 "COTERIE_API_KEYS."
             )
         return f"The server at {self.url} answered {answer.status_code}: {_detail(answer)}"
+
+
+def address(url: str) -> str:
+    """The URL of a server, without a slash at its end.
+
+    Raises
+    ------
+    ConfigError
+        It is none.
+    """
+    try:
+        parsed = httpx2.URL(url)
+        if parsed.scheme in ("http", "https") and parsed.host:
+            return url.rstrip("/")
+    except httpx2.InvalidURL:
+        pass
+    raise ConfigError(f"{url!r} is no URL of a server, such as http://localhost:8080.")
 
 
 def _pause(answer: httpx2.Response | None) -> float:

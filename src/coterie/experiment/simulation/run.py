@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -59,21 +59,55 @@ class Simulated:
     warnings: tuple[str, ...]
 
 
-@dataclass(eq=False)
-class _People:
-    """Who takes part: ids, rows of the tastes, arms; and what has happened so far."""
+@dataclass(frozen=True, eq=False)
+class People:
+    """Who takes part, and when they come.
+
+    Parameters
+    ----------
+    ids
+        Of the ``P`` people.
+    taste
+        Row of each one's taste, int64 ``[P]``.
+    arm
+        Name of each one's arm.
+    visits
+        Everybody's.
+    """
 
     ids: list[str]
     taste: NDArray[np.int64]
     arm: list[str]
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-    duplicates: int = 0
+    visits: Visits
+
+
+def invite(experiment: Experiment, n_tastes: int, options: SimulateOptions) -> People:
+    """Draw the people and their visits; each taste is repeated as often as it takes.
+
+    Raises
+    ------
+    ConfigError
+        The experiment is too short, or an arm gets nobody.
+    """
+    ids = [f"simulated-{options.seed}-{person}" for person in range(options.users)]
+    places = places_of(experiment, ids)
+    inside = np.flatnonzero(places != OUTSIDE)
+    arms = [experiment.arm_names[place] for place in places[inside]]
+    for name in experiment.arm_names:
+        if name not in arms:
+            raise ConfigError(
+                f"None of {options.users} people falls into the arm {name!r}; take more users."
+            )
+    rng = np.random.default_rng([options.seed, 0])
+    visits = draw_visits(experiment, len(inside), options.visits, rng)
+    return People([ids[at] for at in inside], inside % n_tastes, arms, visits)
 
 
 async def simulate(
     client: Client,
     experiment: Experiment,
     tastes: Tastes,
+    people: People,
     options: SimulateOptions,
     counting: Counting,
 ) -> Simulated:
@@ -89,9 +123,11 @@ async def simulate(
     experiment
         As the server has it; its period may be another.
     tastes
-        The people repeat them.
+        The people's.
+    people
+        Of :func:`invite`.
     options
-        How many people, visits, and so on.
+        Length of the lists, clicks, concurrency, seed.
     counting
         From what is counted to a context with a function ``(done, all)``.
 
@@ -99,25 +135,20 @@ async def simulate(
     ------
     ServerError
         The server does not answer, or has another experiment.
-    ConfigError
-        The experiment is too short, or an arm gets nobody.
     """
     await _check_server(client, experiment)
-    people = _invite(experiment, len(tastes), options)
-    rng = np.random.default_rng([options.seed, 0])
-    visits = draw_visits(experiment, len(people.ids), options.visits, rng)
-    run = _Run(client, experiment, tastes, options, people, visits)
+    run = _Run(client, experiment, tastes, options, people)
     with counting("asking what each arm shows") as tell:
         arms = {arm: await run.expected(arm, tell) for arm in experiment.arm_names}
     with counting("visits") as tell:
         await run.visit_all(tell)
-    rows = sorted(people.rows, key=lambda row: (row[3], row[0]))
+    rows = sorted(run.rows, key=lambda row: (row[3], row[0]))
     return Simulated(
         events=pl.DataFrame(rows, schema=SCHEMA, orient="row"),
-        truths=truths(experiment, arms, visits),
+        truths=truths(experiment, arms, people.visits),
         people=len(people.ids),
-        visits=len(visits),
-        duplicates=people.duplicates,
+        visits=len(people.visits),
+        duplicates=run.duplicates,
         retries=client.retries,
         warnings=(MOVED,) if run.moved else (),
     )
@@ -146,19 +177,6 @@ async def _check_server(client: Client, experiment: Experiment) -> None:
         )
 
 
-def _invite(experiment: Experiment, n_tastes: int, options: SimulateOptions) -> _People:
-    ids = [f"simulated-{options.seed}-{person}" for person in range(options.users)]
-    places = places_of(experiment, ids)
-    inside = np.flatnonzero(places != OUTSIDE)
-    arms = [experiment.arm_names[place] for place in places[inside]]
-    for name in experiment.arm_names:
-        if name not in arms:
-            raise ConfigError(
-                f"None of {options.users} people falls into the arm {name!r}; take more users."
-            )
-    return _People([ids[at] for at in inside], inside % n_tastes, arms)
-
-
 class _Run:
     """One simulation under way."""
 
@@ -168,15 +186,16 @@ class _Run:
         experiment: Experiment,
         tastes: Tastes,
         options: SimulateOptions,
-        people: _People,
-        visits: Visits,
+        people: People,
     ) -> None:
         self._client, self._experiment = client, experiment
-        self._options, self._people, self._visits = options, people, visits
+        self._options, self._people = options, people
         self._clicks = ClickModel(options.position_bias, options.noise)
         self._versions: dict[str, str] = {}
         self._history = lru_cache(None)(tastes.history)
         self._relevance = lru_cache(None)(tastes.relevance)  # of each list once, not each visit
+        self.rows: list[tuple[Any, ...]] = []  # acknowledged events
+        self.duplicates = 0
         self.moved = False
 
     async def expected(self, arm: str, tell: Callable[[int, int], None]) -> Expected:
@@ -195,7 +214,7 @@ class _Run:
 
     async def visit_all(self, tell: Callable[[int, int], None]) -> None:
         """Everybody comes; a person's visits one after the other, several people at once."""
-        visits, done = self._visits, 0
+        visits, done = self._people.visits, 0
         edges = np.append(visits.first, len(visits))
 
         async def come(person: int) -> None:
@@ -225,7 +244,7 @@ class _Run:
             raise errors.exceptions[0] from None
 
     async def _visit(self, person: int, number: int, visit: int) -> None:
-        people, visits = self._people, self._visits
+        people, visits = self._people, self._people.visits
         user, arm, taste = people.ids[person], people.arm[person], int(people.taste[person])
         surface = visits.surfaces[visits.surface[visit]]
         shown = await self._list(user, arm, taste, surface)
@@ -250,8 +269,8 @@ class _Run:
                 )
         if events:
             answer = await self._client.post("/v1/events", {"events": events})
-            people.duplicates += answer["duplicates"]
-            people.rows += [tuple(event.values()) for event in events]
+            self.duplicates += answer["duplicates"]
+            self.rows += [tuple(event.values()) for event in events]
 
     async def _list(
         self, user: str, arm: str, taste: int, surface: str | None
