@@ -6,15 +6,19 @@ The console must stay silent, and nothing be asked of anyone but the server.
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
 from live_server import Server, serving
-from served_models import FIRST, N_ITEMS, SCRIPT, small_community, small_model
+from served_models import FIRST, N_ITEMS, SCRIPT, save, small_community, small_model
 
 from coterie.data.ids import IdMap
+from coterie.experiment.assignment import arm_of
+from coterie.experiment.settings import read_experiment
 from coterie.models.baselines import METHODS
 from coterie.recommender import Recommender
 from coterie.serving import page as pages
@@ -425,6 +429,47 @@ def test_an_experiment_of_which_nothing_is_known_yet(server, opened):
     assert "No day has enough users yet." in text
     page.click("#refresh")
     says(page, "#status", "The figures are fresh.")
+
+
+def test_experiments_as_the_server_tells_them(model, tmp_path, opened):
+    start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=2)
+    file = tmp_path / "pia.toml"
+    file.write_text(
+        f'name = "pia"\nstart = {start.isoformat()}\n'
+        f"end = {(start + timedelta(days=4)).isoformat()}\nleast_users = 20\n"
+        "[arms]\ncontrol = 0.5\ntreated = 0.5\n"
+    )
+    experiment = read_experiment(file)
+    flags = ("--experiment", file, "--arm", f"treated={save(tmp_path / 'treated', 1)}")
+    with serving(model, f"sqlite:///{tmp_path}/store.db", *flags) as server:
+        page = opened(server, "/experiments")
+        page.wait_for_selector(".experiment")
+        assert "nobody has entered" in page.inner_text(".experiment")
+        events = []
+        for user in range(120):
+            label = {"user": user, "experiment": "pia", "arm": arm_of(experiment, user)}
+            time = (start + timedelta(hours=user % 40)).isoformat()
+            events.append({"event_id": f"{user}-0", "kind": "impression", "time": time, **label})
+            if user % 3 < (2 if label["arm"] == "treated" else 1):
+                events.append({"event_id": f"{user}-1", "kind": "click", "time": time, **label})
+        assert server.post("/v1/events", {"events": events}).status == 200
+        answer = server.get("/v1/experiments/pia").json()
+        while answer["arms"][0]["users"] == 0:  # the first one is kept for some seconds
+            sleep(0.5)
+            answer = server.get("/v1/experiments/pia").json()
+        page.click("#refresh")
+        page.wait_for_selector(".plot .band")
+        assert page.locator(".experiment strong").all_inner_texts() == [
+            one["verdict"] for one in answer["results"] if one["metric"] == "ctr_per_impression"
+        ]
+        rows = page.locator("table >> nth=0").locator("tbody tr").all_inner_texts()
+        assert [re.split(r"\s*\t\s*", row)[:3] for row in rows] == [
+            [arm["name"], "50%", str(arm["users"])] for arm in answer["arms"]
+        ]
+        page.click("text=The same numbers as a table")
+        days = [day["date"] for day in answer["days"]]
+        assert page.locator("details[open] tbody th").all_inner_texts() == days
+        fits(page, DESK)
 
 
 def test_without_experiments_it_says_how_to_begin_one(server, opened):

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from coterie.serving import wire
-from coterie.serving.routes import MISSING, _gives, _json, _read, _service, _takes
+from coterie.serving.routes import MISSING, gives, json_answer, read, service_of, takes
 
 LONGEST_QUERY = 200
 EXPLAIN = TypeAdapter(wire.ExplainRequest)
@@ -19,17 +19,17 @@ router = APIRouter()
 @router.get(
     "/v1/about",
     summary="What this server is, and what it can tell",
-    responses=_gives(wire.AboutAnswer),
+    responses=gives(wire.AboutAnswer),
 )
 async def about(request: Request) -> Response:
     """The default model, and whether it can explain and draw a map."""
-    return _json(_service(request).exploring.about())
+    return json_answer(service_of(request).exploring.about())
 
 
 @router.get(
     "/v1/items",
     summary="Items by title or id",
-    responses=_gives(wire.FoundAnswer),
+    responses=gives(wire.FoundAnswer),
 )
 async def find(
     request: Request,
@@ -43,41 +43,41 @@ async def find(
     Words at the beginning of words come before words inside, then what is popular. Case, accents
     and punctuation do not matter.
     """
-    return _json(await _service(request).find(query, limit))
+    return json_answer(await service_of(request).find(query, limit))
 
 
 @router.post(
     "/v1/explain",
     summary="Why someone with a history gets its items",
-    responses=_gives(wire.ExplainAnswer, MISSING),
-    openapi_extra=_takes(wire.ExplainRequest),
+    responses=gives(wire.ExplainAnswer, MISSING),
+    openapi_extra=takes(wire.ExplainRequest),
 )
 async def explain(request: Request) -> Response:
     """As for a user's stored history, of the history in the request; by the default model."""
-    asked = await _read(request, EXPLAIN)
+    asked = await read(request, EXPLAIN)
     user = None if asked.user is None else str(asked.user)
-    return _json(
-        await _service(request).explain_history(asked.history, asked.k, asked.items, user=user)
+    return json_answer(
+        await service_of(request).explain_history(asked.history, asked.k, asked.items, user=user)
     )
 
 
 @router.get(
     "/v1/map",
     summary="The community's map",
-    responses=_gives(wire.MapAnswer, MISSING),
+    responses=gives(wire.MapAnswer, MISSING),
 )
 async def community_map(request: Request) -> Response:
     """Users of the community, without their ids, and popular items; by the default model."""
-    return _json(await _service(request).exploring.map())
+    return json_answer(await service_of(request).exploring.map())
 
 
 @router.post(
     "/v1/map",
     summary="Where someone stands on the map",
-    responses=_gives(wire.PlaceAnswer, MISSING),
-    openapi_extra=_takes(wire.PlaceRequest),
+    responses=gives(wire.PlaceAnswer, MISSING),
+    openapi_extra=takes(wire.PlaceRequest),
 )
 async def place(request: Request) -> Response:
     """The posterior mean of the history, and of each of its items alone."""
-    asked = await _read(request, PLACE)
-    return _json(await _service(request).exploring.place(asked.history))
+    asked = await read(request, PLACE)
+    return json_answer(await service_of(request).exploring.place(asked.history))

@@ -55,7 +55,7 @@ Length = Annotated[int, Query(ge=1, description="How many of each.")]
 Id = Annotated[str, Path(min_length=1, max_length=512, pattern=r"^[^\x00]*$")]
 
 
-def _takes(*models: type[BaseModel], example: Any = None) -> dict[str, Any]:
+def takes(*models: type[BaseModel], example: Any = None) -> dict[str, Any]:
     """The description of a body that the handler reads itself."""
     refs = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
     content: dict[str, Any] = {"schema": refs[0] if len(refs) == 1 else {"anyOf": refs}}
@@ -64,25 +64,29 @@ def _takes(*models: type[BaseModel], example: Any = None) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def _gives(model: type[BaseModel], *more: dict[int | str, dict[str, Any]]) -> dict[int | str, Any]:
+def gives(model: type[BaseModel], *more: dict[int | str, dict[str, Any]]) -> dict[int | str, Any]:
+    """What a route answers, and how it refuses."""
     found: dict[int | str, Any] = {200: {"model": model}, **REFUSALS}
     for one in more:
         found |= one
     return found
 
 
-async def _read(request: Request, adapter: TypeAdapter[M]) -> M:
+async def read(request: Request, adapter: TypeAdapter[M]) -> M:
+    """The body, checked."""
     try:
         return adapter.validate_json(await request.body())
     except ValidationError as error:
         raise RequestValidationError([error]) from error
 
 
-def _json(value: Any) -> Response:
+def json_answer(value: Any) -> Response:
+    """An answer, NaN as null."""
     return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
 
 
-def _service(request: Request) -> Service:
+def service_of(request: Request) -> Service:
+    """The service behind the application."""
     service: Service = request.app.state.service
     return service
 
@@ -90,43 +94,43 @@ def _service(request: Request) -> Service:
 @router.post(
     "/v1/recommend",
     summary="The best items for one user",
-    responses=_gives(wire.RecommendAnswer),
-    openapi_extra=_takes(wire.RecommendRequest),
+    responses=gives(wire.RecommendAnswer),
+    openapi_extra=takes(wire.RecommendRequest),
 )
 async def recommend(request: Request) -> Response:
     """From the items of the history, or the stored history of the user."""
-    asked = await _read(request, RECOMMEND)
-    return _json((await _service(request).recommend([asked]))[0])
+    asked = await read(request, RECOMMEND)
+    return json_answer((await service_of(request).recommend([asked]))[0])
 
 
 @router.post(
     "/v1/recommend/batch",
     summary="The best items for several users",
-    responses=_gives(wire.BatchAnswer),
-    openapi_extra=_takes(
+    responses=gives(wire.BatchAnswer),
+    openapi_extra=takes(
         wire.BatchRequest, example={"requests": [{"history": [318]}, {"user": "4711", "k": 5}]}
     ),
 )
 async def recommend_batch(request: Request) -> Response:
     """All requests are answered, or none."""
-    asked = await _read(request, BATCH)
-    return _json({"answers": await _service(request).recommend(asked.requests)})
+    asked = await read(request, BATCH)
+    return json_answer({"answers": await service_of(request).recommend(asked.requests)})
 
 
 @router.get(
     "/v1/items/{item_id:path}/similar",
     summary="Items like one",
-    responses=_gives(wire.SimilarAnswer, MISSING),
+    responses=gives(wire.SimilarAnswer, MISSING),
 )
 async def similar(request: Request, item_id: Id, k: Length = 10) -> Response:
     """By the default model."""
-    return _json(await _service(request).similar(item_id, k))
+    return json_answer(await service_of(request).similar(item_id, k))
 
 
 @router.get(
     "/v1/users/{user_id:path}/explain",
     summary="Why a user gets its items",
-    responses=_gives(wire.ExplainAnswer, MISSING),
+    responses=gives(wire.ExplainAnswer, MISSING),
 )
 async def explain(
     request: Request,
@@ -137,36 +141,36 @@ async def explain(
     ] = None,
 ) -> Response:
     """Who helps the user, and what the scores of its items rest on, by the default model."""
-    return _json(await _service(request).explain(user_id, k, item))
+    return json_answer(await service_of(request).explain(user_id, k, item))
 
 
 @router.post(
     "/v1/events",
     summary="What users saw and did",
-    responses=_gives(wire.EventsAnswer),
-    openapi_extra=_takes(Event, wire.EventBatch, example={"events": [EVENT]}),
+    responses=gives(wire.EventsAnswer),
+    openapi_extra=takes(Event, wire.EventBatch, example={"events": [EVENT]}),
 )
 async def events(request: Request) -> Response:
     """One event or a batch; answered when they are on disk. Sending one again changes nothing."""
-    asked = await _read(request, EVENTS)
+    asked = await read(request, EVENTS)
     new = asked.events if isinstance(asked, wire.EventBatch) else [asked]
-    return _json(await _service(request).add_events(new))
+    return json_answer(await service_of(request).add_events(new))
 
 
 @router.get(
     "/v1/experiments",
     summary="Experiments and their arms",
-    responses=_gives(wire.ExperimentsAnswer),
+    responses=gives(wire.ExperimentsAnswer),
 )
 async def experiments(request: Request) -> Response:
     """Those that requests may name."""
-    return _json({"experiments": _service(request).experiments()})
+    return json_answer({"experiments": service_of(request).experiments()})
 
 
 @router.get(
     "/v1/experiments/{name}",
     summary="How an experiment stands",
-    responses=_gives(wire.ExperimentAnswer, MISSING),
+    responses=gives(wire.ExperimentAnswer, MISSING),
 )
 async def experiment(request: Request, name: Id) -> Response:
     """Exposures, lifts with intervals, and the days so far, from the store's log.
@@ -174,19 +178,19 @@ async def experiment(request: Request, name: Id) -> Response:
     The answer may be some seconds old. Where nothing can be concluded yet, lift, interval and
     p-value are null, and the verdict says why. The days' intervals are valid at all days together.
     """
-    return _json(await _service(request).experiment(name))
+    return json_answer(await service_of(request).experiment(name))
 
 
 @router.get("/healthz", summary="Whether the process lives")
 async def healthz() -> Response:
     """Always, if it can answer."""
-    return _json({"status": "alive"})
+    return json_answer({"status": "alive"})
 
 
 @router.get("/readyz", summary="Whether requests are welcome", responses={503: REFUSALS[503]})
 async def readyz(request: Request) -> Response:
     """Models are loaded and the store answers."""
-    ready = await _service(request).ready()
+    ready = await service_of(request).ready()
     return Response(
         to_json({"status": "ready" if ready else "stopping"}),
         200 if ready else 503,
@@ -203,5 +207,5 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """In Prometheus' text format."""
     return Response(
-        _service(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
     )

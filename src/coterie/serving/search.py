@@ -1,7 +1,7 @@
 """Titles found by the words that someone types; ids, where there is no title.
 
 The texts stand in the order of popularity, so whatever matches comes out in that order. Scanning
-a million titles takes some 40 ms and holds no other thread up.
+a million titles takes about 0.1 s of one core and holds no other thread up.
 """
 
 import numpy as np
@@ -28,7 +28,8 @@ class TitleSearch:
     def __init__(self, ids: list[int | str], titles: list[str | None], counts: np.ndarray) -> None:
         self._order = np.argsort(-counts, kind="stable")
         texts = [title or str(id_) for title, id_ in zip(titles, ids, strict=True)]
-        self._texts = _folded(pl.Series(texts, dtype=pl.String)).gather(self._order)
+        # in order before they are folded, so that they lie in memory as they are read
+        self._texts = _folded(pl.Series(texts, dtype=pl.String).gather(self._order))
 
     def find(self, query: str, limit: int) -> np.ndarray:
         """Indices of items in whose title all words of the query stand, int64, at most ``limit``.

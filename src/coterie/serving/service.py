@@ -170,6 +170,11 @@ class Service:
             raise NotFound(f"The model does not know the item {item!r}.")
         return await self._similar.ask(_Similar(model, int(found[0]), k))
 
+    async def find(self, query: str, limit: int) -> dict[str, Any]:
+        """Items by the words of their titles, or by id, of the default model."""
+        self._check_k(limit, "limit")
+        return await self.exploring.find(query, limit)
+
     async def explain(self, user: str, k: int, items: Sequence[str] | None) -> dict[str, Any]:
         """Who helps a user, and what its items' scores rest on, by the default model.
 
@@ -329,11 +334,6 @@ class Service:
             "arm": plan.arm,
             "surface": request.surface,
         }
-
-    async def find(self, query: str, limit: int) -> dict[str, Any]:
-        """Items by the words of their titles, or by id, of the default model."""
-        self._check_k(limit, "limit")
-        return await self.exploring.find(query, limit)
 
     def _check_explains(self) -> None:
         if self.fleet[DEFAULT].community is None:

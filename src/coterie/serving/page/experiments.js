@@ -12,8 +12,8 @@ const SIGNED = new Intl.NumberFormat("en", { style: "percent", minimumFractionDi
 const change = (value) => (value === null ? "–" : SIGNED.format(value).replace("-", "−"));
 const mean = (value) => (value === null ? "–" : value.toPrecision(4));
 const chance = (value) => (value === null ? "–" : value < 0.0001 ? "< 0.0001" : value.toPrecision(2));
-const interval = ({ low, high }) => (low === null && high === null
-  ? "–" : `${low === null ? "no limit" : change(low)} to ${high === null ? "no limit" : change(high)}`);
+const interval = ({ lift, low, high }) => (lift === null
+  ? "–" : low === null && high === null ? "no limits" : `${low === null ? "no limit" : change(low)} to ${high === null ? "no limit" : change(high)}`);
 const moment = (text) => `${text.slice(0, 10)} ${text.slice(11, 16)} UTC`;
 
 const STATES = { before: "Not begun", running: "Running", over: "Over" };
