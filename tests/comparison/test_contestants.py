@@ -1,5 +1,8 @@
 """Who is compared: as JSON and back, by seed, and what is refused before the first run."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
@@ -12,6 +15,7 @@ from coterie.comparison.contestants import (
     Setup,
     VaeContestant,
 )
+from coterie.data.parts import HeldOut
 from coterie.data.synthetic import SyntheticConfig, synthetic
 from coterie.errors import ConfigError, DataError
 from coterie.training.config import Experiment, RunContext
@@ -114,6 +118,20 @@ def test_saved_with_other_items(saved):
     other = coterie.strong_generalization(data, n_validation_users=20, n_test_users=30, rng=0)
     with pytest.raises(DataError, match="not the same ones in the same order"):
         saved.refuse(other, split_per_seed=False)
+
+
+def test_saved_of_another_split_of_the_same_data(saved, split):
+    """It may have been trained on users who are tested here, though it knows the same items."""
+    users = split.train.n_users // 2
+    swapped = replace(split, train=split.train.rows(np.arange(users)))
+    with pytest.raises(DataError, match="may have seen what is to be predicted"):
+        saved.refuse(swapped, split_per_seed=False)
+
+
+def test_saved_that_was_trained_on_all_but_what_is_held_out(saved, split):
+    """As for a published pair, where the epoch is chosen first and all is trained on then."""
+    fold_in = HeldOut(split.train, split.train)
+    saved.refuse(replace(split, train=split.test.fold_in, test=fold_in), split_per_seed=False)
 
 
 def test_settings_leave_out_name_and_seed_only():

@@ -54,6 +54,13 @@ def test_decoder_widths_may_be_given() -> None:
         ({"prior": {"weights": [1.0, 0.5, -0.5]}}, "ModelConfig.prior.weights"),
         ({"prior": {"weights": [0.5, 0.5]}}, "ModelConfig.prior.weights"),
         ({"prior": {"n_pseudo_inputs": 0}}, "n_pseudo_inputs: Input should be greater than 0"),
+        ({"prior": {"n_pseudo_inputs": 500}}, "n_pseudo_inputs=500 does nothing: only kind='vamp'"),
+        ({"name": "recvae", "prior": {"n_pseudo_inputs": 500}}, "n_pseudo_inputs=500 does nothing"),
+        ({"prior": {"wide_logvar": 3.0}}, "wide_logvar=3.0 does nothing: only kind='composite'"),
+        (
+            {"prior": {"kind": "vamp", "weights": (0.2, 0.3, 0.5)}},
+            "weights=.* does nothing: only kind=.composite",
+        ),
         ({"prior": {"kind": "gaussian"}}, "got 'gaussian'"),
         ({"prior": {"kidn": "vamp"}}, "did you mean 'kind'"),
         ({"encodr": "mlp"}, "did you mean 'encoder'"),

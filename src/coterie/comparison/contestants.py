@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
+import numpy as np
 from pydantic import Field
 
 from coterie.config import Config, merged
@@ -153,26 +154,36 @@ class SavedContestant(Contestant):
         return {"kind": self.kind, "sha256": sha256(self.path / MANIFEST)}
 
     def refuse(self, split: Split, *, split_per_seed: bool) -> None:
-        """Raise unless it knows the split's items and cannot have been trained on its test users.
+        """Raise unless it was trained on what this split gives to train on, and on nothing else.
+
+        That is told by how many users each item had in its training: as in the split's training
+        part, or in all that test users had before what is held out.
 
         Raises
         ------
         ConfigError
             Each seed has a split of its own.
         DataError
-            The items are others.
+            The items are others, or their numbers of users.
         """
         if split_per_seed:
             raise ConfigError(
                 f"{self.name} is trained already, and each seed draws other users to test on: it "
                 "may have been trained on them. Compare it on the split that it was trained on."
             )
-        items = Recommender.load(self.path, device="cpu").item_ids
-        if items != split.train.item_ids:
+        saved = Recommender.load(self.path, device="cpu")
+        if saved.item_ids != split.train.item_ids:
             raise DataError(
-                f"{self.name} knows {len(items)} items, and the split has "
+                f"{self.name} knows {len(saved.item_ids)} items, and the split has "
                 f"{split.train.n_items}, which are not the same ones in the same order. Compare "
                 "it on the split that it was trained on."
+            )
+        allowed = (split.train, split.test.fold_in)
+        if not any(np.array_equal(saved.item_counts, part.item_counts()) for part in allowed):
+            raise DataError(
+                f"{self.name} was trained on {saved.item_counts.sum():,} interactions, which are "
+                f"not the {split.train.nnz:,} that this split gives to train on: it may have seen "
+                "what is to be predicted. Compare it on the split that it was trained on."
             )
 
     def train(self, split: Split, seed: int, setup: Setup) -> Trained:

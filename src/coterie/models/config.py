@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from coterie.config import Config
+from coterie.config import Config, must_be_default
 from coterie.errors import ConfigError
 
 Widths = tuple[PositiveInt, ...]
@@ -32,6 +32,14 @@ class PriorConfig(Config):
     def _weights_sum_to_one(self) -> Self:
         if abs(sum(self.weights) - 1) > 1e-6:
             raise ConfigError(f"The composite prior's weights must sum to 1, got {self.weights}.")
+        return self
+
+    @model_validator(mode="after")
+    def _unused_settings_are_untouched(self) -> Self:
+        composite, vamp = self.kind == "composite", self.kind in ("vamp", "hierarchical-vamp")
+        must_be_default(self, "weights", used=composite, by="kind='composite'")
+        must_be_default(self, "wide_logvar", used=composite, by="kind='composite'")
+        must_be_default(self, "n_pseudo_inputs", used=vamp, by="kind='vamp' or 'hierarchical-vamp'")
         return self
 
 
