@@ -1,15 +1,13 @@
 """``coterie study settings``: the paper's settings on several seeds, and what changes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from cyclopts import Parameter, validators
-from rich.console import Console
 
 from coterie.cli.app import new_app
+from coterie.cli.contestants import CONTEXT, Seeds, stopped
 from coterie.cli.options import (
     Checkpoints,
     ConfigFile,
@@ -20,9 +18,8 @@ from coterie.cli.options import (
     accepts,
 )
 from coterie.cli.output import Output, duration, frame_table
-from coterie.cli.progress import Display
+from coterie.cli.progress import watched
 from coterie.cli.split import Division, data_of_seeds
-from coterie.config import HIGHEST_SEED
 from coterie.errors import ConfigError, DataError
 from coterie.mechanisms.measurement import Measurement
 from coterie.repeats import Splits
@@ -31,9 +28,8 @@ from coterie.study.measures import sample
 from coterie.study.outcome import Study, tally
 from coterie.study.report import PAGE, maps_of, require_extras, write_results
 from coterie.study.runs import Step, checked, identity, run_study
-from coterie.study.settings import METRIC, Plan, Setting, StudyConfig
+from coterie.study.settings import METRIC, Plan, StudyConfig
 from coterie.training.config import RunContext
-from coterie.training.loop import Observer
 
 EXAMPLES = """\
 Examples:
@@ -64,17 +60,7 @@ SHOWN = ("setting", METRIC, "drift", "global share")  # fits 80 columns
 
 
 SECTION = Section(StudyConfig, "Study", at="study")
-CONTEXT = Section(RunContext, "Run", at="run")
 
-Seeds = Annotated[
-    tuple[int, ...],
-    Parameter(
-        consume_multiple=True,
-        negative_iterable=(),
-        validator=validators.Number(gte=0, lte=HIGHEST_SEED),
-        help="Each trains every setting once. Three or more, for the tests to mean something.",
-    ),
-]
 ValidationUsers = Annotated[
     int | None,
     Parameter(
@@ -106,7 +92,12 @@ def run_settings(
     data: Annotated[Path, Parameter(help="DATA: a data set, or a split.")],
     out: Annotated[Path, Parameter(help="DIR, the folder to write.")],
     settings: Settings,
-    seeds: Seeds = (0, 1, 2),
+    seeds: Annotated[
+        Seeds,
+        Parameter(
+            help="Each trains every setting once. Three or more, for the tests to mean something."
+        ),
+    ] = (0, 1, 2),
     n_validation_users: ValidationUsers = None,
     n_test_users: TestUsers = None,
     checkpoints: Checkpoints = False,
@@ -141,12 +132,11 @@ def run_settings(
         folder,
         context=context,
         checkpoints=checkpoints,
-        watch=_watched,
+        watch=watched,
         progress=lambda step: output.note(line_of(step, plan)),
     )
     if not finished:
-        output.note(f"stopped; finished runs are in {out}; the same command goes on")
-        return 130
+        return stopped(output, out)
     with output.stages() as stage:
         stage("writing the report")
         study = Study.read(plan, folder)
@@ -196,11 +186,3 @@ def _maps(output: Output, study: Study, folder: StudyFolder, splits: Splits) -> 
     except (ConfigError, DataError) as error:
         output.note(f"no latent maps: {error}")
         return None
-
-
-@contextmanager
-def _watched(setting: Setting, seed: int) -> Iterator[Observer]:
-    console = Console(stderr=True, highlight=False)
-    display = Display(console, line_per_epoch=False)
-    with display.running():
-        yield display
