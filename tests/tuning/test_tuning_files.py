@@ -88,7 +88,7 @@ def test_the_file_is_in_write_ahead_mode(tmp_path: Path) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "popularity"])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_can_be_tuned(name: str) -> None:
     """All bounds and options are allowed settings, and the file that results reads as meant."""
     one = candidate(name)

@@ -13,8 +13,8 @@ from coterie.cli.app import new_app
 from coterie.cli.contestants import (
     CONTEXT,
     Epochs,
-    Models,
     Seeds,
+    Words,
     contestant,
     line_of,
     shortened,
@@ -112,7 +112,7 @@ app = new_app("compare", EXAMPLES)
 def compare(
     *,
     data: Annotated[Path, Parameter(help="DATA: a data set, or a split.")],
-    models: Annotated[Models, Parameter(help="MODELS, two or more.")],
+    models: Annotated[Words, Parameter(help="MODELS, two or more.")],
     out: Annotated[Path, Parameter(help="DIR, the folder to write.")],
     settings: Settings,
     baseline: Annotated[

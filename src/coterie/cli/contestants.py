@@ -27,7 +27,7 @@ from coterie.training.config import Experiment, RunContext
 
 CONTEXT = Section(RunContext, "Run", at="run")
 
-Models = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())]
+Words = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())]
 Seeds = Annotated[
     tuple[int, ...],
     Parameter(

@@ -13,8 +13,8 @@ from coterie.cli.app import new_app
 from coterie.cli.contestants import (
     CONTEXT,
     Epochs,
-    Models,
     Seeds,
+    Words,
     contestant,
     line_of,
     shortened,
@@ -26,6 +26,7 @@ from coterie.cli.progress import watched
 from coterie.comparison.contestants import Contestant
 from coterie.comparison.runs import RunOptions, distinct
 from coterie.data.datasets import DataSet, dataset
+from coterie.data.parts import Split
 from coterie.errors import ConfigError
 from coterie.memory import available_bytes
 from coterie.models.baselines import METHODS
@@ -78,7 +79,7 @@ def reproduce(
         bool,
         Parameter(negative="", show_default=False, help="Fetch them, into downloads/NAME."),
     ] = False,
-    models: Annotated[Models, Parameter(show_default=False, help="MODELS.")] = (),
+    models: Annotated[Words, Parameter(show_default=False, help="MODELS.")] = (),
     seeds: Annotated[
         Seeds, Parameter(help="Each trains every model once, on the literature's one split.")
     ] = (0,),
@@ -105,14 +106,9 @@ def reproduce(
     seeds = tuple(dict.fromkeys(seeds))
     if dry_run:
         return _dry_run(output, data, contestants, context, len(seeds), raw, folder)
-    if download and not (folder / SPLIT).exists():
-        output.note(f"{data.title}. {data.terms}")
-        raw = data.fetch("downloads", show_progress=not json)
-    with output.stages() as stage:
-        split = prepared(data, raw, folder, progress=stage)
     found = run_reproduction(
         data,
-        split,
+        _split(output, data, raw, folder, download=download),
         contestants,
         folder,
         seeds=seeds,
@@ -129,6 +125,16 @@ def reproduce(
         f"Written: {', '.join(map(str, written))}",
     )
     return 0
+
+
+def _split(
+    output: Output, data: DataSet, raw: Path | None, folder: Path, *, download: bool
+) -> Split:
+    if download and not (folder / SPLIT).exists():
+        output.note(f"{data.title}. {data.terms}")
+        raw = data.fetch("downloads", show_progress=not output.as_json)
+    with output.stages() as stage:
+        return prepared(data, raw, folder, progress=stage)
 
 
 def entrant(model: str, data: str) -> Contestant:

@@ -9,6 +9,7 @@ import polars as pl
 from cyclopts import Parameter
 
 from coterie.cli.app import new_app
+from coterie.cli.contestants import CONTEXT, Words
 from coterie.cli.options import ConfigFile, Json, Section, Settings, accepts
 from coterie.cli.output import Output, duration, frame_table, shown
 from coterie.cli.paths import SPLIT_FORMAT, require_format
@@ -53,7 +54,6 @@ space.toml:
 MOST_SHOWN = 20  # trials in the table for people; the files have all
 
 SECTION = Section(TuneConfig, "Search", at="tune")
-CONTEXT = Section(RunContext, "Run", at="run")
 
 app = new_app("tune", EXAMPLES)
 
@@ -65,24 +65,16 @@ def tune(
     /,
     *,
     models: Annotated[
-        tuple[str, ...],
+        Words,
         Parameter(
-            name=("--models", "--model"),
-            consume_multiple=True,
-            negative_iterable=(),
-            help=f"Each gets the same budget: {', '.join(MODELS)}.",
+            name=("--models", "--model"), help=f"Each gets the same budget: {', '.join(MODELS)}."
         ),
     ],
     out: Annotated[Path, Parameter(help="DIR, the folder to write.")],
     settings: Settings,
     fix: Annotated[
-        tuple[str, ...],
-        Parameter(
-            consume_multiple=True,
-            negative_iterable=(),
-            show_default=False,
-            help="SETTING=VALUE: not searched, but so in all trials.",
-        ),
+        Words,
+        Parameter(show_default=False, help="SETTING=VALUE: not searched, but so in all trials."),
     ] = (),
     config: ConfigFile = None,
     json: Json = False,
@@ -111,6 +103,14 @@ def tune(
     for one in found:
         if one.n_running:
             output.note(f"{one.candidate.name}: {one.n_running} trials still run elsewhere")
+    _show(output, split, out, found, written)
+    return 0
+
+
+def _show(
+    output: Output, split: Path, out: Path, found: Sequence[Tuned], written: Sequence[Path]
+) -> None:
+    first = best_file(out, found[0].candidate.name, alone=len(found) == 1)
     output.result(
         {
             "tuned": str(out),
@@ -118,13 +118,8 @@ def tune(
             "models": [one.to_dict() for one in found],
         },
         *(part for one in found for part in (trials_table(one), best_line(one))),
-        *(
-            f"Next: coterie train {split} --out run --config "
-            f"{best_file(out, one.candidate.name, alone=len(found) == 1)}"
-            for one in found[:1]
-        ),
+        f"Next: coterie train {split} --out run --config {first}",
     )
-    return 0
 
 
 def candidates_of(

@@ -13,7 +13,7 @@ from coterie.presets import PRESETS, resolved, search_space
 from coterie.spaces import Choice, Range, SearchSpace
 from coterie.training.config import Experiment, TrainingConfig
 
-MODELS = (*PRESETS, *METHODS)
+MODELS = (*PRESETS, *(name for name, method in METHODS.items() if method.config.search))
 """The names of all models that can be tuned."""
 
 MISSING = object()
