@@ -23,6 +23,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the model")
     parser.add_argument("--out", type=Path, help="JSON file for the record")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ending what was started
     args.k, args.seconds = 20, 60 * args.minutes
     with tempfile.TemporaryDirectory() as folder, database(Path(folder)) as (url, postgres):
         record = soak(args, Path(folder), url, postgres)
