@@ -47,6 +47,7 @@ DOCUMENTED = (
     "coterie.experiment.settings.Guardrail",
     "coterie.experiment.settings.Group",
     "coterie.experiment.events.Event",
+    "coterie.experiment.simulation.settings.SimulateOptions",
     "coterie.serving.settings.ServeConfig",
     "coterie.serving.settings.ItemFilter",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coterie.cli import demo
+from coterie.cli import demo, trial
 from coterie.data.synthetic import SyntheticConfig
 
 
@@ -16,6 +16,7 @@ def short(monkeypatch):
     config = SyntheticConfig(n_users=300, n_items=200, n_communities=4, n_niches=5, mean_history=20)
     monkeypatch.setattr(demo, "SyntheticConfig", lambda: config)
     monkeypatch.setattr(demo, "EPOCHS", 2)
+    monkeypatch.setattr(trial, "USERS", 60)
 
 
 def test_table_examples_and_files(coterie, tmp_path):
@@ -25,6 +26,11 @@ def test_table_examples_and_files(coterie, tmp_path):
         assert title in ended.out
     assert ended.out.count(" knows The ") == demo.EXAMPLE_USERS
     assert "coterie evaluate" in ended.out
+    online = tmp_path / "d" / "online"
+    assert "multi-vae-pia against popularity" in ended.out
+    assert "The truth: ctr_per_impression of multi-vae-pia differs by" in ended.out
+    assert f"Report with plots: {online / 'report.html'}" in " ".join(ended.out.split())
+    assert "if all were in one arm" in (online / "report.html").read_text()
     model, split = tmp_path / "d" / "multi-vae-pia", tmp_path / "d" / "split"
     assert coterie("evaluate", model, split, "--json").code == 0
     assert coterie("train", "--resume", "--out", model, "--json").json()["epochs"] == 2
@@ -38,10 +44,25 @@ def test_json_and_again(coterie, tmp_path):
     again = coterie(*run)
     assert again.code == 2
     assert "exists already" in again.message()
-    assert coterie(*run, "--overwrite").json() == first
+    second = coterie(*run, "--overwrite").json()
+    lifts = [[one["lift"] for one in found.pop("online")["truth"]] for found in (first, second)]
+    assert lifts[0] == pytest.approx(lifts[1])
+    assert len(lifts[0]) == 3
+    assert second == first
 
 
-@pytest.mark.parametrize("name", ["data", "split", "clean/model"])
+def test_without_what_serves_it_says_so_and_goes_on(coterie, tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "NEEDED", ("alembic", "not_installed_at_all"))
+    ended = coterie("demo", "--out", tmp_path / "d", "--json")
+    assert ended.code == 0
+    assert "left out" in ended.err
+    assert "not_installed_at_all" in ended.err
+    assert "pip install 'coterie[serve]'" in ended.err
+    assert ended.json()["online"] is None
+    assert not (tmp_path / "d" / "online").exists()
+
+
+@pytest.mark.parametrize("name", ["data", "split", "clean/model", "popularity/model"])
 def test_overwrite_spares_what_is_not_ours(name, coterie, tmp_path):
     (tmp_path / "d" / name).mkdir(parents=True)
     (tmp_path / "d" / name / "thesis.txt").write_text("mine")
@@ -65,6 +86,7 @@ def test_what_to_try_works_as_printed(coterie, tmp_path, monkeypatch):
     elsewhere = [p for p in os.environ["PATH"].split(os.pathsep) if Path(p) != folder]
     monkeypatch.setenv("PATH", os.pathsep.join(elsewhere))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "missing_extra", lambda: "is not what this is about")
     printed = coterie("demo", "--out", "my demo").out
     info, evaluate, recommend = printed.partition("Try:\n")[2].splitlines()
     assert ("info" in info, "evaluate" in evaluate) == (True, True)

@@ -6,7 +6,7 @@ from typing import Any
 from cyclopts import App
 
 COMMANDS = {
-    "demo": "Run the whole job on invented data: prepare, split, train, evaluate, recommend.",
+    "demo": "Run the whole job on invented data: split, train, evaluate, recommend, test online.",
     "download": "Fetch a public data set, resumed where it stopped, and checked.",
     "prepare": "Turn a log of interactions into a data set folder.",
     "split": "Divide a data set into training, validation and test.",

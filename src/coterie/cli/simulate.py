@@ -175,8 +175,9 @@ class Outcome:
                 covered = truth.covered(self._interval(truth))
                 says = {True: "holds it", False: "misses it", None: "has no bounds yet"}[covered]
                 yield (
-                    f"The truth: {truth.metric} of {truth.arm} differs by {percent(truth.lift)} by "
-                    f"the click model, if both arms get everybody; the interval {says}."
+                    f"The truth: {truth.metric} of {truth.arm} differs by {percent(truth.lift)} "
+                    "(expected by the click model, with everybody in one arm and then in the "
+                    f"other); the interval {says}."
                 )
         yield (
             f"[dim]{one.people:,} people, {one.visits:,} visits, {len(one.events):,} events "

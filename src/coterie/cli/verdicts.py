@@ -71,13 +71,13 @@ def shown_analysis(analysis: Analysis, truths: Sequence[Truth] = ()) -> list[Any
         if said:
             sentences.append(f"[bold]{title}[/]")
             sentences += [f"  {escape(sentence(result, analysis))}" for result in said]
-    tables = [_table(analysis, arm, truths) for arm in experiment.arm_names[1:]]
+    tables = [lift_table(analysis, arm, truths) for arm in experiment.arm_names[1:]]
     notes = [f"[dim]{escape(text)}[/]" for text in method(analysis)]
     return [*alarms, escape(head), *tables, *sentences, "", *notes]
 
 
-def _table(analysis: Analysis, arm: str, truths: Sequence[Truth]) -> Table:
-    """With the truth, where it is known, in the place of p-values; the sentences have those."""
+def lift_table(analysis: Analysis, arm: str, truths: Sequence[Truth]) -> Table:
+    """All metrics of an arm; the truth, where it is known, takes the place of p-values."""
     true = {truth.metric: truth for truth in truths if truth.arm == arm}
     level = f"{100 * (1 - analysis.experiment.alpha):g} %"
     title = f"{arm} against {analysis.experiment.arm_names[0]}"
