@@ -51,10 +51,10 @@ if TYPE_CHECKING:  # what it needs may not be installed
 
 EXAMPLES = """\
 FILE is an experiment in TOML. Either MODEL and arms, as `coterie serve` takes
-them: then a server is started for it, with a store in the folder --out. Or --url
-of a running server that has the experiment: never one that serves people, for
-what the invented people do enters its store. DATA is a split, whose test users'
-held-out items are what they like; or invented data (coterie demo makes it), whose
+them: a server is started for it, with a store in the folder --out. Or --url of
+a running server that has the experiment; never one that serves people, for
+what the invented people do enters its store. DATA is a split, whose test users
+like their held-out items; or invented data (coterie demo makes it), whose
 truth is known. If a server wants a key, the first one in COTERIE_API_KEYS is
 sent. Needs the extra: pip install 'coterie[serve]'.
 
