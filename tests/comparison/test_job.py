@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ import pytest
 import coterie
 from coterie.comparison.contestants import BaselineContestant, VaeContestant
 from coterie.comparison.folder import ComparisonFolder
-from coterie.comparison.job import Job, Messages, do, peak_memory
+from coterie.comparison.job import INTERRUPTED, Job, Messages, do, peak_memory
 from coterie.comparison.process import run_job
 from coterie.config import merged
 from coterie.data.parts import Split
@@ -116,7 +117,8 @@ class Watcher:
         self.epochs.append(record["epoch"])
 
 
-def test_the_observer_hears_from_the_process(split, tmp_path):
+def test_the_observer_hears_from_the_process(split, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     watcher = Watcher()
     assert run_job(job(split, tmp_path), threads=1, observer=watcher)
     assert watcher.epochs == [1, 2, 3]
@@ -133,12 +135,24 @@ class Impatient(Watcher):
             raise KeyboardInterrupt
 
 
-def test_interrupted_with_checkpoints_goes_on_where_it_stopped(split, tmp_path, capfd):
+class Kept(subprocess.Popen):
+    """Keeps the processes that were started."""
+
+    all: ClassVar[list[subprocess.Popen]] = []
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.all.append(self)
+
+
+def test_interrupted_with_checkpoints_goes_on_where_it_stopped(split, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Kept)
     long = merged(EXPERIMENT.model_dump(), {"training": {"epochs": 40, "patience": None}})
     one = VaeContestant(name="vae", experiment=Experiment.read(long))
     with pytest.raises(KeyboardInterrupt):
         run_job(job(split, tmp_path / "a", one, checkpoints=True), observer=Impatient())
     assert capfd.readouterr().err == ""
+    assert Kept.all[-1].returncode == INTERRUPTED  # it had the time to stop by itself
     folder = ComparisonFolder(tmp_path / "a")
     assert not folder.finished(4, one)
     assert (folder.unfinished(4, one.key) / "last.safetensors").exists()

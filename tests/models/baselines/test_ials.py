@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coterie.data.interactions import Interactions
-from coterie.errors import MissingExtraError
+from coterie.errors import DivergenceError, MissingExtraError
 from coterie.models.baselines import ials
 from coterie.models.baselines.ials import Ials, IalsConfig, fit
 from histories import batch_of, dense_of, interactions_of, random_histories
@@ -89,6 +89,20 @@ def test_scoring_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
     assert model(batch_of([[1, 2]], N_ITEMS)).isfinite().all()
     with pytest.raises(MissingExtraError, match=r"pip install 'coterie\[ials\]'"):
+        fit(data(), CONFIG, silent)
+
+
+@pytest.mark.parametrize("wrong", ["factors", "gram"])
+def test_what_cannot_be_solved_for_is_an_error_and_no_list(wrong: str) -> None:
+    model = fit(data(), CONFIG, silent)
+    getattr(model, wrong).fill_(torch.nan)
+    with pytest.raises(DivergenceError, match=r"not finite, or ials\.l2 is too small"):
+        model(batch_of([[1, 2]], N_ITEMS))
+
+
+def test_factors_that_are_not_finite_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ials, "_train", lambda *_: np.full((N_ITEMS, 6), np.inf, np.float32))
+    with pytest.raises(DivergenceError, match=r"raise ials\.l2 or lower ials\.alpha"):
         fit(data(), CONFIG, silent)
 
 
