@@ -287,6 +287,7 @@ def test_malformed_json(body, path, api):
         ({"time": "2026-03-01T10:00:00"}, "time"),
         ({"time": "yesterday"}, "time"),
         ({"arm": "pia"}, "experiment and arm come together"),
+        ({"experiment": "pia", "arm": "other"}, "no arm 'other'; there are: control, treated"),
         ({"user": "a\0b"}, "no NUL"),
         ({"item": "é" * 300}, "512 bytes"),
         ({"usr": "x"}, "did you mean 'user'?"),

@@ -211,7 +211,8 @@ class Service:
         Raises
         ------
         DataError
-            An id cannot be stored.
+            An id cannot be stored, or an experiment here has no arm of the event's name; none is
+            stored.
         Overloaded, StoreUnavailable
             Not acknowledged; sending the same events again is safe.
         """
@@ -219,6 +220,7 @@ class Service:
             raise ConfigError(f"At most {self.config.most_requests} events at once.")
         for event in events:
             storable(event)
+            self._check_arm(event)
         fresh = await self._events.ask_all(events)
         for event, new in zip(events, fresh, strict=True):
             self.metrics.event(event.kind, new=new)
@@ -338,6 +340,15 @@ class Service:
     def _check_explains(self) -> None:
         if self.fleet[DEFAULT].community is None:
             raise NotFound(NO_COMMUNITY)
+
+    def _check_arm(self, event: Event) -> None:
+        """One event of an arm that there is not would void the experiment's analysis."""
+        experiment = self.fleet.experiments.get(event.experiment or "")
+        if experiment is not None and event.arm not in experiment.arms:
+            raise DataError(
+                f"{event.event_id}: the experiment {experiment.name!r} has no arm {event.arm!r}; "
+                f"there are: {', '.join(experiment.arms)}."
+            )
 
     def _check_k(self, k: int, name: str = "k") -> None:
         if k > self.config.most_items:
