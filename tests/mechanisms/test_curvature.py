@@ -63,9 +63,8 @@ def test_curvature_of_one_dimension_is_exact_with_one_probe() -> None:
 def test_the_prior_adds_its_own_curvature(name: str) -> None:
     """Against the full Hessian of ``ℓ − w log p`` with a weight of each user's own."""
     widths = (5, 5) if name != "multi-vae" else (5,)
-    values = {"name": name, "hidden_dims": widths, "latent_dim": 4, "prior": {"n_pseudo_inputs": 3}}
-    if name == "multi-vae":
-        del values["prior"]
+    prior = {"prior": {"n_pseudo_inputs": 3}} if name == "h-vamp-gated" else {}
+    values = {"name": name, "hidden_dims": widths, "latent_dim": 4, **prior}
     model = VAE(ModelConfig.read(values), N_ITEMS).initialized(0)
     histories, z, n_probes = SOME[:4], draw(4, 4), 1000
     weight = torch.tensor([0.2, 1.0, 3.0, 0.0])
