@@ -280,11 +280,14 @@ async def at_rate(
     due = np.cumsum(rng.exponential(1 / args.rate, count)) + time.perf_counter() + 0.1
     seconds: list[float] = []
     statuses: list[int] = []
-    free, waiting = deque(opened), deque[tuple[float, bytes]]()
-    finished = asyncio.Event()
+    free, waiting = list(opened), deque[tuple[float, bytes]]()
+    finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def begin(connection: Connection, when: float, body: bytes) -> None:
         def done(answer: "asyncio.Future[int]") -> None:
+            if error := answer.exception():
+                finished.set_exception(error)
+                return
             seconds.append(time.perf_counter() - when)
             statuses.append(answer.result())
             if waiting:
@@ -292,7 +295,7 @@ async def at_rate(
             else:
                 free.append(connection)
             if len(statuses) == count:
-                finished.set()
+                finished.set_result(None)
 
         connection.ask(body).add_done_callback(done)
 
@@ -300,11 +303,13 @@ async def at_rate(
         while (ahead := when - time.perf_counter()) > 0:
             await asyncio.sleep(ahead if ahead > 0.001 else 0)
         body = requests[at % len(requests)]
+        while free and free[-1].transport.is_closing():  # a server may close what is long idle
+            free.pop()
         if free:
-            begin(free.popleft(), when, body)
+            begin(free.pop(), when, body)  # the one used last: none but the spare ones are idle
         else:
             waiting.append((when, body))
-    await finished.wait()
+    await finished
     return seconds, statuses
 
 

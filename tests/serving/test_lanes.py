@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 
 import pytest
 
@@ -105,30 +104,6 @@ def test_an_exception_meets_the_job_or_the_batch_and_the_lane_goes_on():
     run(test())
 
 
-def test_a_batch_waits_for_others_but_only_so_long():
-    async def test():
-        batches = []
-
-        def work(jobs):
-            batches.append(len(jobs))
-            return jobs
-
-        under = lane(work, wait=0.2)
-        began = time.monotonic()
-        early = asyncio.ensure_future(under.ask(0))
-        await asyncio.sleep(0.02)
-        late = asyncio.ensure_future(under.ask(1))
-        assert [await early, await late] == [0, 1]
-        assert 0.18 < time.monotonic() - began < 2
-        began = time.monotonic()
-        assert await under.ask_all([1, 2, 3, 4]) == [1, 2, 3, 4]
-        assert time.monotonic() - began < 0.15, "a full batch waits for nothing"
-        assert batches == [2, 4]
-        await under.close()
-
-    run(test())
-
-
 def test_closing_answers_what_waits():
     async def test():
         gate = Gate()
@@ -141,6 +116,47 @@ def test_closing_answers_what_waits():
         gate.open.set()
         await closing
         assert await asyncio.gather(*asked) == [0, 10, 20, 30, 40, 50]
+
+    run(test())
+
+
+def test_work_without_an_end_does_not_keep_the_lane_from_closing(monkeypatch):
+    monkeypatch.setattr("coterie.serving.lanes.LAST_SECONDS", 0.05)
+
+    async def test():
+        gate = Gate()
+        under = lane(gate, timeout=0.05, queue_size=2)
+        asked = [asyncio.ensure_future(under.ask(0))]
+        while not gate.batches:
+            await asyncio.sleep(0.001)
+        asked += [asyncio.ensure_future(under.ask(job)) for job in (1, 2)]
+        assert [type(one) for one in await asyncio.gather(*asked, return_exceptions=True)] == [
+            Overloaded
+        ] * 3
+        assert under.waiting == 0, "what was given up takes no room"
+        await under.close()
+        gate.open.set()
+
+    run(test())
+
+
+def test_each_job_has_the_whole_time():
+    async def test():
+        gate = Gate()
+        under = lane(gate, timeout=0.3)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        early = asyncio.ensure_future(under.ask(0))
+        await asyncio.sleep(0.2)
+        late = asyncio.ensure_future(under.ask(1))
+        with pytest.raises(Overloaded):
+            await early
+        assert loop.time() - began >= 0.3
+        with pytest.raises(Overloaded):
+            await late
+        assert loop.time() - began >= 0.5
+        gate.open.set()
+        await under.close()
 
     run(test())
 

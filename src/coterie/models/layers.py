@@ -35,7 +35,10 @@ class GatedLinear(nn.Module):
 
 def empty_linear(n_in: int, n_out: int) -> nn.Linear:
     """A linear layer with memory only: PyTorch's initialisation draws from global randomness."""
-    return nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
+    layer = nn.Linear(n_in, n_out, device="meta")
+    layer.weight = nn.Parameter(torch.empty(n_out, n_in))  # `to_empty` would import SymPy
+    layer.bias = nn.Parameter(torch.empty(n_out))
+    return layer
 
 
 def xavier_normal(weight: Tensor, bias: Tensor, n_in: int, generator: torch.Generator) -> None:

@@ -102,6 +102,7 @@ class _Limited:
         self._receive, self._most = receive, most
         self._got = 0
         self._more = True
+        self._due: float | None = None
         if announced is not None and announced.isdigit():
             self._too_long = int(announced[:20]) > most
         else:
@@ -111,8 +112,10 @@ class _Limited:
         if not self._more:
             return await self._receive()  # how the application learns that the client has gone
         if not self._too_long:
+            if self._due is None:
+                self._due = asyncio.get_running_loop().time() + BODY_SECONDS
             try:
-                async with asyncio.timeout(BODY_SECONDS):
+                async with asyncio.timeout_at(self._due):
                     message = await self._receive()
             except TimeoutError:
                 raise HTTPException(408, f"The body took over {BODY_SECONDS:g} s.") from None

@@ -6,18 +6,19 @@ the server nothing and tells the caller when to come back.
 """
 
 import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Generic, TypeVar, cast
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Answers = Sequence[Result | Exception]
 Observe = Callable[[str, int, float], None]
+LAST_SECONDS = 1.0  # that a thread whose jobs were all given up may take to end
 
 
 class Overloaded(Exception):
@@ -49,8 +50,6 @@ class Lane(Generic[Job, Result]):
         Jobs that may wait, beyond those being answered.
     timeout
         Seconds after which a job is given up; a job that nobody waits for any more is not begun.
-    wait
-        Seconds that the oldest job of a batch that is not full may wait for others.
     observe
         Told the lane's name, the size of each batch and the seconds that it took.
     """
@@ -63,20 +62,21 @@ class Lane(Generic[Job, Result]):
         batch_size: int,
         queue_size: int,
         timeout: float,
-        wait: float = 0.0,
         observe: Observe = lambda name, size, seconds: None,
     ) -> None:
         self.name = name
         self._work = work
         self._batch_size, self._queue_size = batch_size, queue_size
-        self._timeout, self._wait = timeout, wait
-        self._observe = observe
+        self._timeout, self._observe = timeout, observe
         self._queue: deque[_Waiting[Job, Result]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._busy = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._accepted: deque[_Waiting[Job, Result]] = deque()  # the oldest without an answer first
+        self._alarm: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+        self._busy = False
+        self._batches: SimpleQueue[list[_Waiting[Job, Result]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def waiting(self) -> int:
@@ -92,8 +92,7 @@ class Lane(Generic[Job, Result]):
             The queue is full, or the time is up.
         """
         (answer,) = self._accept([job])
-        async with self._in_time():
-            return await answer
+        return await answer
 
     async def ask_all(self, jobs: Sequence[Job]) -> list[Result]:
         """The answers to some jobs, which are all accepted or all refused; errors as for one."""
@@ -101,77 +100,86 @@ class Lane(Generic[Job, Result]):
             return []
         if len(jobs) == 1:
             return [await self.ask(jobs[0])]
-        answers = self._accept(jobs)
-        async with self._in_time():
-            results = await asyncio.gather(*answers, return_exceptions=True)
+        results = await asyncio.gather(*self._accept(jobs), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
         return cast(list[Result], results)
 
     async def close(self) -> None:
-        """Answer what is waiting, then end the thread."""
-        await self._idle.wait()
-        self._thread.shutdown(wait=True)
+        """Answer what is waiting, then end the thread; work without an end is left behind."""
+        await self._idle.wait()  # no longer than the time-out
+        if self._loop is not None:
+            self._batches.put(None)
+            await asyncio.to_thread(self._thread.join, LAST_SECONDS)
 
     def _accept(self, jobs: Sequence[Job]) -> "list[asyncio.Future[Result]]":
         if len(self._queue) + len(jobs) > self._queue_size:
             raise Overloaded(f"{len(self._queue)} requests are waiting for {self.name} already")
-        loop, now = asyncio.get_running_loop(), time.monotonic()
-        answers: list[asyncio.Future[Result]] = [loop.create_future() for _ in jobs]
-        self._queue.extend(
-            _Waiting(job, answer, now) for job, answer in zip(jobs, answers, strict=True)
-        )
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._thread.start()
+        now = time.monotonic()
+        new = [_Waiting(job, self._loop.create_future(), now) for job in jobs]
+        self._queue.extend(new)
+        self._accepted.extend(new)
+        self._idle.clear()
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(self._timeout, self._give_up)
         self._start()
-        return answers
+        return [waiting.answer for waiting in new]
 
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._timeout):
-                yield
-        except TimeoutError:
-            raise Overloaded(f"{self.name} took longer than {self._timeout:g} s") from None
+    def _give_up(self) -> None:
+        """Refuse the jobs whose time is up; one timer for all, as all have the same time."""
+        assert self._loop is not None
+        due = time.monotonic() - self._timeout
+        for waiting in self._accepted:
+            if waiting.since > due:
+                break
+            if not waiting.answer.done():
+                late = Overloaded(f"{self.name} took longer than {self._timeout:g} s")
+                waiting.answer.set_exception(late)
+        self._forget_answered()
+        self._alarm = None
+        if self._accepted:
+            left = self._accepted[0].since - due
+            self._alarm = self._loop.call_later(left, self._give_up)
+
+    def _forget_answered(self) -> None:
+        while self._accepted and self._accepted[0].answer.done():
+            self._accepted.popleft()
+        while self._queue and self._queue[0].answer.done():
+            self._queue.popleft()
+        if not self._accepted:
+            self._idle.set()
 
     def _start(self) -> None:
-        """Begin a batch, if the thread is free and the batch full or its time come."""
-        while self._queue and self._queue[0].answer.done():  # given up
-            self._queue.popleft()
+        """Begin a batch, if the thread is free and somebody waits."""
         if self._busy:
             return
-        if not self._queue:
-            self._idle.set()
-            return
-        self._idle.clear()
-        missing = self._queue[0].since + self._wait - time.monotonic()
-        if len(self._queue) < self._batch_size and missing > 0:
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(missing, self._time_has_come)
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         batch: list[_Waiting[Job, Result]] = []
         while self._queue and len(batch) < self._batch_size:
             waiting = self._queue.popleft()
-            if not waiting.answer.done():
+            if not waiting.answer.done():  # nobody has given it up
                 batch.append(waiting)
-        self._busy = True
-        self._thread.submit(self._run, batch, asyncio.get_running_loop())
+        if batch:
+            self._busy = True
+            self._batches.put(batch)
 
-    def _time_has_come(self) -> None:
-        self._timer = None
-        self._start()
-
-    def _run(self, batch: list[_Waiting[Job, Result]], loop: asyncio.AbstractEventLoop) -> None:
+    def _serve(self) -> None:
         """In the lane's thread."""
-        began = time.monotonic()
-        try:
-            answers = self._work([waiting.job for waiting in batch])
-        except Exception as error:
-            answers = [error] * len(batch)
-        self._observe(self.name, len(batch), time.monotonic() - began)
-        loop.call_soon_threadsafe(self._deliver, batch, answers)
+        assert self._loop is not None
+        while (batch := self._batches.get()) is not None:
+            began = time.monotonic()
+            try:
+                answers = self._work([waiting.job for waiting in batch])
+            except Exception as error:
+                answers = [error] * len(batch)
+            self._observe(self.name, len(batch), time.monotonic() - began)
+            try:
+                self._loop.call_soon_threadsafe(self._deliver, batch, answers)
+            except RuntimeError:  # the loop has ended without waiting for this
+                return
 
     def _deliver(self, batch: list[_Waiting[Job, Result]], answers: Answers[Result]) -> None:
         self._busy = False
@@ -183,3 +191,4 @@ class Lane(Generic[Job, Result]):
                 waiting.answer.set_exception(answer)
             else:
                 waiting.answer.set_result(answer)
+        self._forget_answered()

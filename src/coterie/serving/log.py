@@ -1,11 +1,12 @@
 """One JSON object per line on standard error, many lines at a time."""
 
 import asyncio
-import json
 import logging
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
+
+from pydantic_core import to_json
 
 PLAIN = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "taskName"}
 
@@ -23,7 +24,7 @@ class JsonLines(logging.Formatter):
         facts.update((key, value) for key, value in vars(record).items() if key not in PLAIN)
         if record.exc_info:
             facts["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(facts, default=str, ensure_ascii=False)
+        return to_json(facts, fallback=str).decode()
 
 
 class Gathering(logging.StreamHandler[Any]):

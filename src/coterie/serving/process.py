@@ -51,6 +51,7 @@ def run(config: ServeConfig, fleet: Fleet, store: Store, keys: Keys) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing asks where a request comes from
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=round(config.stop_seconds),

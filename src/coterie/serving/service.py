@@ -74,7 +74,7 @@ class Service:
         slow = {**limits, "queue_size": SLOW_QUEUE}
         self._store = store
         self._scores: Lane[Ask, Best] = Lane(
-            "score", answer, batch_size=config.batch_size, wait=config.batch_wait_ms / 1e3, **limits
+            "score", answer, batch_size=config.batch_size, **limits
         )
         self._histories: Lane[str, list[str]] = Lane(
             "histories",

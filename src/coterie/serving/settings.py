@@ -20,9 +20,6 @@ class ServeConfig(Config):
         description="The store: sqlite:///FILE or postgresql://USER@HOST/NAME.",
     )
     batch_size: PositiveInt = Field(64, description="Requests scored at once, at most.")
-    batch_wait_ms: float = Field(
-        0.0, ge=0, le=1000, description="How long a batch may wait to become full, milliseconds."
-    )
     queue_size: PositiveInt = Field(
         512, description="Requests that may wait for the model; more are refused with 503."
     )

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from coterie.models.model import Model
 from coterie.models.vae import VAE
-from coterie.ranking import NO_ITEM, TopK, top_k
+from coterie.ranking import NO_ITEM, TopK, refuse_nan, top_k
 
 LEVELS = 63  # of the hidden layer on either side of 0: with 127, pairs overflow 16 bits on AVX2
 WEIGHT_LEVELS = 127
+FEW_ROWS = 8  # up to which PyTorch's selection of the shortlist is faster than ours (measured)
 EXTRA = 64  # beyond twice the list: then more are rarely needed (measured on trained models)
 LEAST_WORK = 38_400  # weights of the layer per candidate, from which on it pays (measured)
 
@@ -96,12 +97,13 @@ class Shortlist:
             Of the greatest of the lengths; the first k of each row are the best, whatever follows.
         """
         longest = int(k.max())
-        found = top_k(coarse, min(candidates(longest), len(self.table)))
-        items = found.indices.sort(1).values  # so that equal scores go by the lower item
-        exact = self._exact(items.clamp_min(0), hidden)
-        ranked = _named(items, top_k(exact.masked_fill_(items == NO_ITEM, -torch.inf), longest))
+        items, reached = _foremost(coarse, min(candidates(longest), len(self.table)))
+        exact = self._exact(items.clamp_min(0), hidden).masked_fill_(items == NO_ITEM, -torch.inf)
+        refuse_nan(exact)
+        order = exact.sort(stable=True, descending=True)  # equal scores by the lower item
+        ranked = _named(items, TopK(order.indices[:, :longest], order.values[:, :longest]))
         least = ranked.scores.gather(1, k[:, None] - 1)  # no item below it less the error is wanted
-        whole = (found.indices[:, -1:] == NO_ITEM) | (least - error > found.scores[:, -1:])
+        whole = (reached == -torch.inf) | (least - error > reached)
         for row in (~whole[:, 0]).nonzero()[:, 0].tolist():
             wanted = (coarse[row] > -torch.inf) & ~(coarse[row] < least[row] - error[row])
             more = wanted.nonzero()[:, 0]
@@ -128,9 +130,19 @@ class Shortlist:
         return scores.view(size, n)
 
 
+def _foremost(coarse: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The n items with the best scores, ascending ``[B, n]``, and the least of these ``[B, 1]``."""
+    if len(coarse) <= FEW_ROWS:
+        best = coarse.topk(n, sorted=False)
+        items = best.indices.masked_fill_(best.values == -torch.inf, NO_ITEM)
+        return items.sort(1).values, best.values.amin(1, keepdim=True)
+    found = top_k(coarse, n)
+    return found.indices.sort(1).values, found.scores[:, -1:]
+
+
 def _named(items: Tensor, best: TopK) -> TopK:
-    """The items ``[B, n]`` at the places that were found."""
-    nowhere = best.indices == NO_ITEM
+    """The items ``[B, n]`` at the places that were found; none where the score is −inf."""
+    nowhere = best.scores == -torch.inf
     named = items.gather(1, best.indices.clamp_min(0)).masked_fill_(nowhere, NO_ITEM)
     return TopK(named, best.scores)
 
