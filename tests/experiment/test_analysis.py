@@ -14,9 +14,9 @@ from coterie.experiment.sequential import multiplier
 GUARD = {"guardrails": [{"metric": "ctr_per_user", "margin": 0.2}]}
 
 
-def analysis(frame, **changes):
+def analysis(frame, *, now=None, **changes):
     one = experiment(**changes)
-    return analyze(summarize(frame.lazy(), one), one)
+    return analyze(summarize(frame.lazy(), one), one, now=now)
 
 
 def by_name(found, arm="pia"):
@@ -121,6 +121,21 @@ def test_an_experiment_that_is_decided_at_its_end(lifted):
     assert primary.interval == primary.comparison.once
     assert primary.p_value == primary.comparison.p_once
     assert primary.comparison.anytime.low < primary.interval.low
+
+
+def test_the_end_is_a_matter_of_the_clock_and_not_of_who_comes(lifted):
+    end = experiment().end
+    last_day = end - timedelta(hours=1)
+    during = analysis(lifted, decision="end", now=last_day)
+    assert (during.days, during.finished) == (10, False)
+    assert {r.verdict for r in during.results} == {"too early", "no data"}
+    quiet = lifted.filter(pl.col("time") < end - timedelta(days=2))
+    after = analysis(quiet, decision="end", now=end)
+    assert (after.days, after.finished, after.results[0].verdict) == (8, True, "better")
+    one = experiment(decision="end")
+    for through, finished in ((last_day, False), (end, True)):
+        log = summarize(lifted.lazy(), one, through=through)
+        assert analyze(log, one, now=end + timedelta(days=9)).finished is finished
 
 
 def test_a_mismatch_voids_every_verdict():

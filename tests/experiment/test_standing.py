@@ -51,11 +51,11 @@ def test_counts_begin_with_entry_and_need_no_metric_of_them():
     ("changes", "why"),
     [
         ({"least_users": 5000}, "5,000 users per arm"),
-        ({"decision": "end", "end": START + 20 * DAY}, "its end"),
+        ({"decision": "end"}, "its end"),
     ],
 )
 def test_too_early_is_null_and_says_why(changes, why):
-    found = standing(crowd(2000).lazy(), experiment(**changes))
+    found = standing(crowd(2000).lazy(), experiment(**changes), now=START + 9.9 * DAY)
     for result in found["results"]:
         assert [result[key] for key in ("lift", "low", "high", "p_value")] == [None] * 4
     assert why in found["results"][0]["verdict"]
@@ -74,4 +74,15 @@ def test_a_mismatch_voids_all_verdicts():
     found = standing(crowd(4000, keep=(1.0, 0.8)).lazy(), experiment())
     assert found["mismatch"]["p_value"] < 0.001
     assert "MISMATCH" in found["mismatch"]["warning"]
-    assert {result["lift"] for result in found["results"]} == {None}
+    points = [point for day in found["days"] for point in day["results"]]
+    assert len(points) == 10 * len(found["results"])
+    for one in found["results"] + points:
+        assert [one[key] for key in ("lift", "low", "high")] == [None] * 3
+
+
+def test_days_of_an_experiment_that_is_decided_at_its_end_come_with_it():
+    pia, log = experiment(decision="end"), crowd(2000).lazy()
+    before, after = (standing(log, pia, now=pia.end - late * DAY) for late in (0.1, 0.0))
+    assert {point["lift"] for day in before["days"] for point in day["results"]} == {None}
+    assert before["days"][-1]["users"] == after["days"][-1]["users"]
+    assert after["days"][-1]["results"][0]["lift"] == after["results"][0]["lift"] is not None

@@ -25,7 +25,7 @@ def a_result(verdict, *, role="primary", interval=CLEAR, margin=None, n=500):
 
 def an_analysis(*results, days=4, observed=(500, 500), p=0.9, facts=FACTS, **changes):
     mismatch = Mismatch(observed, (500.0, 500.0), p)
-    return Analysis(experiment(**changes), mismatch, results, (), days, facts)
+    return Analysis(experiment(**changes), mismatch, results, (), days, facts, finished=False)
 
 
 def said(result, **changes):
@@ -65,7 +65,7 @@ def test_too_early_says_why():
     few = said(a_result("too early", n=120))
     assert "200 users per arm are needed, an arm has 120" in few
     unfinished = said(a_result("too early"), decision="end")
-    assert "decided once, at its end, and 4 of 10 days are over" in unfinished
+    assert "decided once, at its end (2026-03-11 00:00 UTC)" in unfinished
 
 
 @pytest.mark.parametrize(

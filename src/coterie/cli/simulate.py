@@ -241,7 +241,8 @@ def run(
         found = asyncio.run(drive(server))
     with atomic_file(out / EVENTS) as path:
         found.events.write_parquet(path)
-    return Outcome(found, analyze(summarize(found.events.lazy(), experiment), experiment), tastes)
+    log = summarize(found.events.lazy(), experiment)
+    return Outcome(found, analyze(log, experiment, now=experiment.end), tastes)  # all have come
 
 
 def read_tastes(path: Path) -> Tastes:

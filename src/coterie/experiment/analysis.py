@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -112,6 +113,8 @@ class Analysis:
         Days that the log covers.
     facts
         What was read and left out.
+    finished
+        Whether the experiment has ended, and the log was read up to its end.
     """
 
     experiment: Experiment
@@ -120,14 +123,10 @@ class Analysis:
     curve: tuple[Point, ...]
     days: int
     facts: LogFacts
-
-    @property
-    def finished(self) -> bool:
-        """Whether the log reaches the experiment's last day."""
-        return self.days >= self.experiment.days
+    finished: bool
 
 
-def analyze(log: UserLog, experiment: Experiment) -> Analysis:
+def analyze(log: UserLog, experiment: Experiment, *, now: datetime | None = None) -> Analysis:
     """Compare every treatment with the control on every metric.
 
     Parameters
@@ -136,7 +135,13 @@ def analyze(log: UserLog, experiment: Experiment) -> Analysis:
         Of :func:`~coterie.experiment.log.summarize` for the same experiment.
     experiment
         What was planned.
+    now
+        The time, with a zone; without it, the clock's. An experiment that is decided at its end is
+        finished when both it and the log's ``through`` have reached the end, whether or not
+        anybody came on the last day.
     """
+    now = datetime.now(UTC) if now is None else now
+    finished = min(now, log.facts.through or now) >= experiment.end
     terms = tuple(
         dict.fromkeys(t for metric in experiment.every_metric.values() for t in metric.terms)
     )
@@ -149,9 +154,8 @@ def analyze(log: UserLog, experiment: Experiment) -> Analysis:
         found = compare(moments, experiment, terms)
         curve += [_point(day, one) for one in found]
     mismatch = sample_ratio(log.users_by_arm(), experiment.shares)
-    finished = log.days >= experiment.days
     results = _judged(found, experiment, alarm=mismatch.alarm, finished=finished)
-    return Analysis(experiment, mismatch, results, tuple(curve), log.days, log.facts)
+    return Analysis(experiment, mismatch, results, tuple(curve), log.days, log.facts, finished)
 
 
 def compare(

@@ -45,6 +45,8 @@ class LogFacts:
         Users with events in the period that never entered.
     crossed_users
         Users with events in two arms, or more: excluded.
+    through
+        What happened from then on was left out; None: all was read.
     """
 
     events: int
@@ -54,6 +56,7 @@ class LogFacts:
     before_entry: int = 0
     outside_users: int = 0
     crossed_users: int = 0
+    through: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ def summarize(
             before_entry=sums.early_events,
             outside_users=sums.present - len(entries) - crossed,
             crossed_users=crossed,
+            through=through,
         ),
     )
 
@@ -251,7 +255,7 @@ def _entries(inside: pl.LazyFrame, experiment: Experiment) -> tuple[pl.DataFrame
     return once.select("user", "entry", place).with_row_index(ROW), len(found) - len(once)
 
 
-def _facts(checked: pl.DataFrame, **left_out: int) -> LogFacts:
+def _facts(checked: pl.DataFrame, **left_out: Any) -> LogFacts:
     (row,) = checked.to_dicts()
     duplicates = row["events"] - row.pop("distinct")
     return LogFacts(**{**row, **left_out}, duplicates=duplicates)

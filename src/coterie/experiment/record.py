@@ -6,6 +6,8 @@ from typing import Any
 from coterie.experiment.analysis import Analysis, Point, Result
 from coterie.experiment.verdict import sentence, warnings
 
+TIMES = ("first", "last", "through")  # of the log's facts
+
 
 def record(analysis: Analysis) -> dict[str, Any]:
     """Everything, with NaN and infinity where there is no number."""
@@ -16,7 +18,7 @@ def record(analysis: Analysis) -> dict[str, Any]:
         "finished": analysis.finished,
         "users": dict(zip(analysis.experiment.arm_names, analysis.mismatch.observed, strict=True)),
         "sample_ratio": {**asdict(analysis.mismatch), "alarm": analysis.mismatch.alarm},
-        "log": facts | {at: facts[at].isoformat() for at in ("first", "last")},
+        "log": facts | {at: facts[at] and facts[at].isoformat() for at in TIMES},
         "warnings": list(warnings(analysis)),
         "results": [
             {**_figures(result), "sentence": sentence(result, analysis)}

@@ -1,7 +1,8 @@
 """How an experiment stands, for a page or a dashboard: exposures, figures, and the days so far."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from coterie.experiment.settings import DAY, Experiment
 from coterie.experiment.verdict import sentence, warnings
 
 
-def standing(events: pl.LazyFrame, experiment: Experiment) -> dict[str, Any]:
+def standing(
+    events: pl.LazyFrame, experiment: Experiment, *, now: datetime | None = None
+) -> dict[str, Any]:
     """Everything of an experiment that its log tells so far, with None where it tells nothing.
 
-    Lift, interval and p-value are None as long as no verdict may be given, and so are those of a
-    day at whose end an arm had too few users; ``verdict`` says why.
+    Lift, interval and p-value are None as long as no verdict may be given, and ``verdict`` says
+    why. So are those of each day where that holds for all metrics (after a sample-ratio mismatch,
+    or before the end of an experiment that is decided there), and of a day at whose end an arm had
+    too few users.
 
     Parameters
     ----------
@@ -26,6 +31,8 @@ def standing(events: pl.LazyFrame, experiment: Experiment) -> dict[str, Any]:
         A log, as for :func:`~coterie.experiment.log.summarize`.
     experiment
         Which one.
+    now
+        As for :func:`~coterie.experiment.analysis.analyze`.
 
     Returns
     -------
@@ -39,7 +46,7 @@ def standing(events: pl.LazyFrame, experiment: Experiment) -> dict[str, Any]:
         return _nothing(experiment, 0, "No verdict yet: nobody has entered the experiment.")
     except DataError as error:
         return _nothing(experiment, None, f"No verdict: the log cannot be used. {error}")
-    analysis = analyze(log, experiment)
+    analysis = analyze(log, experiment, now=now)
     alarms = list(warnings(analysis))
     return {
         "arms": _arms(log, experiment),
@@ -89,6 +96,8 @@ def _result(result: Result, analysis: Analysis) -> dict[str, Any]:
 
 def _days(log: UserLog, analysis: Analysis) -> Iterator[dict[str, Any]]:
     experiment = analysis.experiment
+    control, least = experiment.arm_names[0], experiment.least_users
+    shown = not analysis.mismatch.alarm and (analysis.finished or experiment.decision != "end")
     points: dict[int, list[Point]] = {}
     for point in analysis.curve:
         points.setdefault(point.day, []).append(point)
@@ -98,17 +107,19 @@ def _days(log: UserLog, analysis: Analysis) -> Iterator[dict[str, Any]]:
         yield {
             "date": (experiment.start + day * DAY).date().isoformat(),
             "users": users,
-            "results": [_point(one, users, experiment) for one in points.get(day, [])],
+            "results": [
+                _point(one, shown=shown and min(users[control], users[one.arm]) >= least)
+                for one in points.get(day, [])
+            ],
         }
 
 
-def _point(point: Point, users: Mapping[str, int], experiment: Experiment) -> dict[str, Any]:
-    enough = min(users[experiment.arm_names[0]], users[point.arm]) >= experiment.least_users
+def _point(point: Point, *, shown: bool) -> dict[str, Any]:
     figures = {"lift": point.lift, "low": point.anytime.low, "high": point.anytime.high}
     return {
         "metric": point.metric,
         "arm": point.arm,
-        **{name: _number(value) if enough else None for name, value in figures.items()},
+        **{name: _number(value) if shown else None for name, value in figures.items()},
     }
 
 

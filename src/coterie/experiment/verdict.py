@@ -79,8 +79,8 @@ def _why_early(result: Result, analysis: Analysis) -> str:
     if fewest < experiment.least_users:
         return f"{experiment.least_users:,} users per arm are needed, an arm has {fewest:,}."
     return (
-        f"this experiment is decided once, at its end, and {analysis.days} of {experiment.days} "
-        "days are over. Looking at p-values before would raise false alarms."
+        f"this experiment is decided once, at its end ({experiment.end:%Y-%m-%d %H:%M %Z}). "
+        "Looking at p-values before would raise false alarms."
     )
 
 
