@@ -14,7 +14,7 @@ from coterie.reproduce.invented import invented
 from coterie.reproduce.models import usual_contestant, usual_models
 from coterie.reproduce.protocol import liang_split
 from coterie.reproduce.published import GOWALLA_METRICS, LIANG_METRICS, metrics_of, published
-from coterie.reproduce.report import Row, cells, markdown, rows, to_dict
+from coterie.reproduce.report import Row, cells, markdown, notes, rows, to_dict
 from coterie.reproduce.run import Reproduction
 from coterie.reproduce.sizes import SIZES
 from raw_files import small
@@ -107,6 +107,15 @@ def reproduction(name: str = "ml-20m") -> Reproduction:
         "mine": [finished(0, "mine", 0.5), finished(1, "mine", 0.5)],
     }
     return Reproduction(data, split, runs)
+
+
+def test_a_quick_look_is_told_from_full_training() -> None:
+    found = reproduction()
+    assert not any("Epochs" in line for line in notes(found))
+    for run in found.runs["mine"]:
+        run.values["settings"] = {"experiment": {"training": {"epochs": 3}}}
+    assert any("at most" in line and "mine 3." in line for line in notes(found))
+    assert "mine 3." in markdown(found)
 
 
 def test_rows_are_differences_to_the_source() -> None:

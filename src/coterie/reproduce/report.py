@@ -130,6 +130,8 @@ def notes(found: Reproduction) -> list[str]:
         f"Ours: mean over {len(seeds)} seed{'s' if len(seeds) > 1 else ''} of the mean over test "
         "users (± standard deviation over seeds), all on one split.",
     ]
+    if epochs := _most_epochs(found):
+        lines.append(f"Epochs, at most (the best on validation users is tested): {epochs}.")
     if not published(data.name):
         lines.append(f"The literature has no common figures for {data.title} in this protocol.")
     if data.is_pair:
@@ -138,6 +140,16 @@ def notes(found: Reproduction) -> list[str]:
             "published figures are of training on all of it, with the epoch chosen on the test."
         )
     return lines
+
+
+def _most_epochs(found: Reproduction) -> str:
+    """Of each model that is trained in epochs; tells full training from a quick look."""
+    settings = {name: runs[0].values["settings"] for name, runs in found.runs.items()}
+    return ", ".join(
+        f"{name} {values['experiment']['training']['epochs']}"
+        for name, values in settings.items()
+        if "experiment" in values
+    )
 
 
 def markdown(found: Reproduction) -> str:
