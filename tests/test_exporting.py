@@ -1,6 +1,8 @@
 """A model as an ONNX graph gives, in ONNX Runtime, what the library gives."""
 
+import errno
 import json
+import os
 import resource
 import signal
 import sys
@@ -10,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
-from coterie import exporting
+from coterie import exporting, files
 from coterie.artifact import version_of
 from coterie.data.ids import IdMap
 from coterie.errors import (
@@ -177,3 +180,75 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
         export_onnx(recommender(), out, overwrite=True)
     assert out.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_graph_that_cannot_be_flushed_leaves_the_old_pair(tmp_path, monkeypatch):
+    """The ids of one model beside the graph of another would name the wrong items."""
+    pair = [tmp_path / "m.onnx", tmp_path / "m.items.json"]
+    for path in pair:
+        path.write_text("before")
+    flush = os.fsync
+
+    def fails(number):
+        if ".onnx" in os.readlink(f"/proc/self/fd/{number}"):
+            raise OSError(errno.ENOSPC, "no space")
+        flush(number)
+
+    monkeypatch.setattr(files.os, "fsync", fails)
+    with pytest.raises(StorageError, match=r"disk is full: .*m\.onnx"):
+        export_onnx(recommender(), pair[0], overwrite=True)
+    assert [path.read_text() for path in pair] == ["before"] * 2
+    assert sorted(tmp_path.iterdir()) == sorted(pair)
+
+
+def test_a_folder_in_the_place_of_a_file_is_said_before_the_work(tmp_path):
+    (tmp_path / "m.items.json").mkdir()
+    with pytest.raises(StorageError, match=r"m\.items\.json is a folder"):
+        export_onnx(recommender(), tmp_path / "m.onnx", overwrite=True)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_saved_model_is_loaded_onto_the_processor(exported, tmp_path, monkeypatch):
+    devices = []
+    load = Recommender.load
+    monkeypatch.setattr(
+        Recommender,
+        "load",
+        lambda path, **given: devices.append(given["device"]) or load(path, **given),
+    )
+    export_onnx(exported[0] / "model", tmp_path / "m.onnx")
+    assert devices == ["cpu"]
+
+
+class Elsewhere(Recommender):
+    @property
+    def device(self):
+        return torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["multi-vae", "ease"])
+def test_a_recommender_from_elsewhere_is_copied(name, tmp_path):
+    one = recommender(name)
+    there = Elsewhere(one.model, one.item_ids, one.item_counts, items=one.items)
+    here = exporting._on_cpu(there)
+    assert here.model is not there.model
+    assert here.device.type == "cpu"
+    assert exporting._on_cpu(one) is one
+    assert export_onnx(there, tmp_path / "m.onnx").largest_difference < 1e-5
+    beside = json.loads((tmp_path / "m.items.json").read_text())
+    assert ("titles" in beside) == (one.items is not None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["multi-vae", "ease", "puresvd"])
+def test_a_recommender_on_an_accelerator_is_exported_and_stays_there(name, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    recommender(name).save(tmp_path / "model")
+    there = Recommender.load(tmp_path / "model", device="cuda")
+    of_folder = export_onnx(tmp_path / "model", tmp_path / "folder.onnx")
+    done = export_onnx(there, tmp_path / "m.onnx")
+    assert there.device.type == "cuda"
+    assert max(done.largest_difference, of_folder.largest_difference) < 1e-5
+    histories = [[3, 1, 69], [5], [], [7] * 9]
+    np.testing.assert_array_equal(scores(done.out, histories), scores(of_folder.out, histories))

@@ -4,6 +4,7 @@ What serves it elsewhere needs neither coterie nor PyTorch: the graph drops padd
 gives the popularity of items where a history is empty, as :meth:`coterie.Recommender.recommend`.
 """
 
+import copy
 import json
 import logging
 import warnings
@@ -26,7 +27,7 @@ from coterie.errors import (
     NotFittedError,
     StorageError,
 )
-from coterie.files import atomic_file
+from coterie.files import atomic_file, flush
 from coterie.models.baselines.ease import Ease
 from coterie.models.baselines.popularity import Popularity
 from coterie.models.baselines.puresvd import PureSvd
@@ -82,7 +83,7 @@ def export_onnx(
     Parameters
     ----------
     model
-        The folder of a saved model, or a recommender.
+        The folder of a saved model, or a recommender, on whatever device; the work is the CPU's.
     out
         The file to write.
     overwrite
@@ -106,13 +107,17 @@ def export_onnx(
     if out.suffix != ".onnx":
         raise ConfigError(f"The file to write must end in .onnx, got {out}.")
     for path in (out, items_file):
+        if path.is_dir():
+            raise StorageError(f"{path} is a folder; choose another path.")
         if path.exists() and not overwrite:
             raise StorageError(
                 f"{path} exists already; choose another path, or allow overwriting it "
                 "(--overwrite)."
             )
     name = None if isinstance(model, Recommender) else version_of(Path(model))
-    recommender = model if isinstance(model, Recommender) else Recommender.load(model)
+    recommender = (
+        _on_cpu(model) if isinstance(model, Recommender) else Recommender.load(model, device="cpu")
+    )
     graph = _Graph(recommender).eval()
     facts = {
         "coterie_version": version("coterie"),
@@ -122,12 +127,24 @@ def export_onnx(
         "items_file": items_file.name,
     }
     content = _onnx_bytes(graph, facts)
-    with atomic_file(out) as aside, atomic_file(items_file) as items_aside:
+    with atomic_file(items_file) as items_aside, atomic_file(out) as aside:
         aside.write_bytes(content)
         difference, overlap = _compare(graph, recommender, aside)
         items_aside.write_text(json.dumps(_items(recommender, name), ensure_ascii=False) + "\n")
+        for path in (aside, items_aside):  # both, before either takes its place
+            flush(path)
     return OnnxExport(
         out, items_file, recommender.n_items, name, N_CHECKED + 2, difference, overlap
+    )
+
+
+def _on_cpu(recommender: Recommender) -> Recommender:
+    """The same if it is there, else a copy; the caller's stays where it is."""
+    if recommender.device.type == "cpu":
+        return recommender
+    model = copy.deepcopy(recommender.model).cpu()
+    return Recommender(
+        model, recommender.item_ids, recommender.item_counts, items=recommender.items
     )
 
 

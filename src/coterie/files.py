@@ -33,7 +33,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
-        _flush(aside)
+        flush(aside)
         os.replace(aside, path)
     except Exception as error:
         _raise_storage_error(path, error)
@@ -67,7 +67,7 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
         yield aside
         for file in aside.rglob("*"):
             if file.is_file():
-                _flush(file)
+                flush(file)
         aside.chmod(0o755)
         free_folder(target, overwrite=overwrite)  # it may have appeared in the meantime
         _swap(aside, target)
@@ -143,7 +143,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Return when the file's bytes are on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
