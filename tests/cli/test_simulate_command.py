@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
+from coterie.cli.simulation_folder import MARK, simulation_folder
 from coterie.data.interactions import Interactions
 from coterie.data.splits import strong_generalization
 from coterie.data.synthetic import SyntheticConfig, synthetic
@@ -137,13 +138,14 @@ def test_a_model_without_an_arm(simulate, workspace):
     assert (ended.code, "has no arm 'other'" in ended.message()) == (2, True)
 
 
-def test_a_server_that_is_away_is_said(simulate, monkeypatch):
+def test_a_server_that_is_away_is_said(simulate, tmp_path, monkeypatch):
     from coterie.experiment.simulation import client
 
     monkeypatch.setattr(client, "AWAY_SECONDS", 0.0)
     ended = simulate(model=None, arm=None, url="http://127.0.0.1:1")
     assert ended.code == 2
     assert "http://127.0.0.1:1 does not answer" in ended.message()
+    assert not (tmp_path / "simulation").exists()
 
 
 def test_real_data_needs_a_split(simulate, workspace):
@@ -158,8 +160,67 @@ def test_what_is_there_is_spared(simulate, tmp_path):
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
     (folder / "events.parquet").write_text("mine, too")
-    assert "holds a simulation already" in simulate(out=folder).message()
+    for more in ((), ("--overwrite",)):
+        assert "no experiment.toml that a simulation wrote" in simulate(*more, out=folder).message()
     assert (folder / "events.parquet").read_text() == "mine, too"
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("out", [".", "elsewhere"])
+def test_overwriting_spares_what_no_simulation_wrote(out, simulate, tmp_path, monkeypatch):
+    """An experiment of one's own, by the same name as a simulation's, marks nothing as ours."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    if out != ".":
+        (folder / out).mkdir()
+    for name in ("events.parquet", "store.db", "server.log"):
+        (folder / out / name).write_text("mine")
+    (folder / out / "experiment.toml").write_text(FILE)
+    before = contents(folder / out)
+    ended = simulate("--overwrite", out=out)
+    assert (ended.code, "are not overwritten" in ended.message()) == (2, True)
+    assert contents(folder / out) == before
+
+
+def test_a_failure_leaves_an_earlier_simulation_as_it_was(simulate, tmp_path, monkeypatch):
+    """With a real file of ours there, and a server that is away: nothing is lost or added."""
+    from coterie.experiment.simulation import client
+
+    monkeypatch.setattr(client, "AWAY_SECONDS", 0.0)
+    away = {"model": None, "arm": None, "url": "http://127.0.0.1:1"}
+    out = tmp_path / "simulation"
+    for _ in range(2):  # the same command does not refuse the second time
+        assert "does not answer" in simulate(**away).message()
+        assert not out.exists()
+    out.mkdir()
+    for name in ("events.parquet", "store.db", "notes.txt"):
+        (out / name).write_text("earlier")
+    (out / "experiment.toml").write_text(MARK + FILE)
+    before = contents(out)
+    assert "holds a simulation already" in simulate(**away).message()
+    assert "does not answer" in simulate("--overwrite", **away).message()
+    assert contents(out) == before
+
+
+def test_a_finished_simulation_takes_the_place_of_an_earlier_one_and_no_more(tmp_path):
+    out = tmp_path / "simulation"
+    out.mkdir()
+    for name in ("events.parquet", "store.db-wal", "report.html"):
+        (out / name).write_text("earlier")
+    (out / "experiment.toml").write_text(MARK + FILE)
+    with simulation_folder(out, overwrite=True) as folder:
+        for name in ("experiment.toml", "events.parquet", "store.db"):
+            (folder / name).write_text("new")
+    assert {name: text.decode() for name, text in contents(out).items()} == {
+        "experiment.toml": "new",
+        "events.parquet": "new",
+        "store.db": "new",
+        "report.html": "earlier",
+    }
 
 
 def test_without_the_extra_it_says_so(simulate, monkeypatch):

@@ -20,20 +20,20 @@ from coterie.cli.paths import (
     SPLIT_FORMAT,
     format_of,
     model_folder,
-    remove,
     require_format,
 )
 from coterie.cli.serve import Arms, arm_folders
+from coterie.cli.simulation_folder import EVENTS, EXPERIMENT, MARK, check_free, simulation_folder
 from coterie.cli.verdicts import check_written, shown_analysis, write
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
-from coterie.errors import ConfigError, DataError, MissingExtraError, StorageError
+from coterie.errors import ConfigError, DataError, MissingExtraError
 from coterie.experiment.analysis import Analysis, analyze
 from coterie.experiment.effect import Interval
 from coterie.experiment.log import summarize
 from coterie.experiment.record import record
 from coterie.experiment.settings import Experiment, read_experiment
-from coterie.experiment.simulation.server import LOG, STORE, own_server
+from coterie.experiment.simulation.server import own_server
 from coterie.experiment.simulation.settings import SimulateOptions
 from coterie.experiment.simulation.tastes import (
     Tastes,
@@ -66,9 +66,7 @@ Examples:
   coterie experiment simulate pia.toml --url http://localhost:8080 --data split
 """
 SECTION = Section(SimulateOptions, "Simulation", at="simulate", flags={"k": ("--k", "-k")})
-EXPERIMENT, EVENTS = "experiment.toml", "events.parquet"
 KEYS = "COTERIE_API_KEYS"
-WRITTEN = (EXPERIMENT, EVENTS, LOG, STORE, f"{STORE}-wal", f"{STORE}-shm")
 MARGIN = timedelta(days=1)  # of an experiment that is moved to today, at most, lies ahead
 
 app = new_app("simulate", EXAMPLES)
@@ -206,7 +204,7 @@ def run(
     """Simulate on a server of our own, or at a URL, and analyse what was acknowledged.
 
     Writes ``experiment.toml`` and ``events.parquet`` into the folder ``out``, and the store and
-    log of an own server.
+    log of an own server; all of them when all is done, or none.
     """
     try:
         from coterie.experiment.simulation.client import Client, address
@@ -221,26 +219,27 @@ def run(
     else:
         address(server)
     people = invite(experiment, len(tastes), options)
-    make_room(out, overwrite=overwrite)
+    check_free(out, overwrite=overwrite)
     if isinstance(server, OwnServer):
         experiment = _running_now(experiment, output)
-    with atomic_file(out / EXPERIMENT) as path:
-        path.write_text(to_toml(experiment), encoding="utf-8")
     key = os.environ.get(KEYS, "").split(",")[0].strip() or None
 
     async def drive(url: str) -> "Simulated":
         async with Client(url, key=key, connections=options.concurrency) as client:
             return await simulated(client, experiment, tastes, people, options, output.counting)
 
-    with ExitStack() as stack:
-        if isinstance(server, OwnServer):
-            output.note("starting a server")
-            server = stack.enter_context(
-                own_server(server.model, server.arms, out / EXPERIMENT, out)
-            )
-        found = asyncio.run(drive(server))
-    with atomic_file(out / EVENTS) as path:
-        found.events.write_parquet(path)
+    with simulation_folder(out, overwrite=overwrite) as folder:
+        with atomic_file(folder / EXPERIMENT) as path:
+            path.write_text(MARK + to_toml(experiment), encoding="utf-8")
+        with ExitStack() as stack:
+            if isinstance(server, OwnServer):
+                output.note("starting a server")
+                server = stack.enter_context(
+                    own_server(server.model, server.arms, folder / EXPERIMENT, folder)
+                )
+            found = asyncio.run(drive(server))
+        with atomic_file(folder / EVENTS) as path:
+            found.events.write_parquet(path)
     log = summarize(found.events.lazy(), experiment)
     return Outcome(found, analyze(log, experiment, now=experiment.end), tastes)  # all have come
 
@@ -266,22 +265,6 @@ def read_tastes(path: Path) -> Tastes:
             "split (coterie split writes one), or invented data."
         )
     return held_out_tastes(part)
-
-
-def make_room(out: Path, *, overwrite: bool) -> None:
-    """A folder for a simulation; what an earlier one wrote there is deleted if that is allowed."""
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"{out} is a file; --out names a folder.")
-    there = [out / name for name in WRITTEN if (out / name).exists()]
-    if there and not overwrite:
-        raise StorageError(
-            f"{out} holds a simulation already; choose another --out, or --overwrite it."
-        )
-    remove(there)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{out} cannot be made: {error.strerror}.") from error
 
 
 def _running_now(experiment: Experiment, output: Output) -> Experiment:

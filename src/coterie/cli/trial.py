@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import RenderableType
 
 from coterie.cli.output import Output
-from coterie.cli.simulate import EVENTS, Outcome, OwnServer, read_tastes, run
+from coterie.cli.simulate import Outcome, OwnServer, read_tastes, run
+from coterie.cli.simulation_folder import EVENTS
 from coterie.cli.verdicts import lift_table
 from coterie.errors import MissingExtraError
 from coterie.experiment.report import require_extras, write_report

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def own_server(
 
 def _port(process: "subprocess.Popen[bytes]", log: Path) -> int:
     end = time.monotonic() + START_SECONDS
+    lines: list[str] = []
     while time.monotonic() < end:
         ended = process.poll() is not None
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -71,10 +72,15 @@ def _port(process: "subprocess.Popen[bytes]", log: Path) -> int:
             if facts.get("message") == "ready":
                 return int(facts["port"])
         if ended:
-            last = lines[-1].removeprefix("coterie: ") if lines else "it said nothing"
-            raise ServerError(f"The server did not start: {last}")
+            raise ServerError(f"The server did not start: {_last(lines)}")
         time.sleep(LOOK_SECONDS)
-    raise ServerError(f"The server was not ready in {START_SECONDS:g} s; its log is {log}.")
+    raise ServerError(
+        f"The server was not ready in {START_SECONDS:g} s. Its last words: {_last(lines)}"
+    )
+
+
+def _last(lines: Sequence[str]) -> str:
+    return lines[-1].removeprefix("coterie: ") if lines else "none"
 
 
 def _facts(line: str) -> dict[str, Any]:
