@@ -21,7 +21,6 @@ import argparse
 import asyncio
 import json
 import os
-import pwd
 import shutil
 import signal
 import statistics
@@ -41,7 +40,17 @@ import numpy as np
 
 from coterie.files import atomic_folder
 from coterie.serving.store import Store
-from serving_load import free_port, made_histories, make_model, mib, running
+from loopback import (
+    Answer,
+    Client,
+    Postgres,
+    as_http,
+    free_port,
+    made_histories,
+    make_model,
+    mib,
+    running,
+)
 
 SHARE = 0.8  # of the saturation rate
 GROWTH = 0.05
@@ -153,7 +162,7 @@ class Run:
     def __post_init__(self) -> None:
         self._free: list[Client] = []
         self._asking: set[asyncio.Task[None]] = set()
-        self._histories = made_histories(self.args)
+        self._histories = made_histories(self.args.items, self.args.median)
         self._rng = np.random.default_rng(3)
 
     async def all(self) -> None:
@@ -289,61 +298,6 @@ class Run:
             await asyncio.sleep(min(10.0, self.args.seconds / 100))
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A whole answer."""
-
-    status: int
-    head: bytes
-    body: bytes
-
-
-class Client(asyncio.Protocol):
-    """A keep-alive connection, one request at a time."""
-
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport
-        self.gone = False
-        self._answer: asyncio.Future[Answer] | None = None
-        self._got = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def ask(self, request: bytes) -> "asyncio.Future[Answer]":
-        """Send a request."""
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        return self._answer
-
-    def data_received(self, data: bytes) -> None:
-        """Wait for the end of the answer."""
-        self._got += data
-        head, end, body = self._got.partition(b"\r\n\r\n")
-        if not end or self._answer is None:
-            return
-        length = int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
-        if len(body) >= length:
-            self._got = b""
-            self._answer.set_result(Answer(int(head[9:12]), head, body))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """A server that hangs up on a waiting request has not answered: status 0, a fault."""
-        self.gone = True
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(Answer(0, b"", repr(error).encode()))
-
-
-def as_http(method: bytes, path: bytes, body: bytes) -> bytes:
-    """A request as it goes over the wire."""
-    return (
-        b"%b %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (method, path, len(body), body)
-    )
-
-
 def place(version: Path, at: Path) -> None:
     """Copy a model's folder to its place in one step."""
     with atomic_folder(at, overwrite=True) as aside:
@@ -360,46 +314,17 @@ def stored(url: str) -> Iterator[list[str]]:
         store.close()
 
 
-@dataclass
-class Postgres:
-    """A PostgreSQL server of our own, on loopback; it flushes to disk as in production."""
-
-    binaries: Path
-    folder: Path
-    port: int
-
-    def run(self, name: str, *arguments: str) -> None:
-        """One of its programs, as the user that it insists on."""
-        who: dict[str, Any] = {}
-        if os.getuid() == 0:
-            owner = pwd.getpwnam("postgres")
-            who = {"user": owner.pw_uid, "group": owner.pw_gid}
-        command = [str(self.binaries / name), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, **who)
-
-    def start(self) -> None:
-        """Return when it answers."""
-        settings = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
-        log = str(self.folder / "log")
-        data = str(self.folder / "data")
-        self.run("pg_ctl", "start", "-w", "-D", data, "-l", log, "-o", settings)
-
-    def stop(self) -> None:
-        """Cut all connections and end."""
-        self.run("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self.folder / "data"))
-
-
 @contextmanager
 def database(folder: Path) -> Iterator[tuple[str, Postgres | None]]:
     """The URL of an empty database, and its server if it can be stopped."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
+    home = Path(tempfile.mkdtemp(prefix="coterie-soak-"))
+    server = Postgres.at(home)
+    if server is None:
+        home.rmdir()
         yield f"sqlite:///{folder}/soak.db", None
         return
-    home = Path(tempfile.mkdtemp(prefix="coterie-soak-"))
     if os.getuid() == 0:
         shutil.chown(home, "postgres", "postgres")
-    server = Postgres(found[-1].parent, home, free_port())
     try:
         server.run("initdb", "-D", str(home / "data"), "-U", "coterie", "-A", "trust", "-E", "UTF8")
         server.start()
