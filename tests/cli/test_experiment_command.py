@@ -127,6 +127,41 @@ def test_status(run, folder):
     assert "ended" in run("status", "pia.toml").out
 
 
+def test_one_experiment_without_users_does_not_hide_the_others(run, folder):
+    for name in ("empty", "odd"):
+        (folder / f"{name}.toml").write_text(FILE.replace('"pia"', f'"{name}"'))
+    events = pl.read_parquet(folder / "events.parquet")
+    stray = events.filter(pl.col("arm") == "pia").head(3).with_columns(
+        experiment=pl.lit("odd"), arm=pl.lit("typo"), event_id="s" + pl.col("event_id")
+    )  # fmt: skip
+    pl.concat([events, stray]).write_parquet(folder / "mixed.parquet")
+    files = ("empty.toml", "odd.toml", "pia.toml")
+    found = run("status", *files, "--events", "mixed.parquet", "--json").json()
+    empty, odd, pia = found["experiments"]
+    assert empty["log"] == {"users": {"control": 0, "pia": 0}, "days_with_events": 0}
+    assert odd["log"] is None
+    assert sum(pia["log"]["users"].values()) > 1000
+    (warning,) = found["warnings"]
+    assert warning.startswith("odd: ")
+    assert "'typo'" in warning
+    assert "control 0" in run("status", *files, "--events", "mixed.parquet").out
+
+
+def test_a_stray_arm_is_a_warning(run, folder):
+    events = pl.read_parquet(folder / "events.parquet")
+    stray = events.filter(pl.col("arm") == "pia").head(1).with_columns(
+        user=pl.lit("mallory"), arm=pl.lit("typo"), event_id=pl.lit("stray")
+    )  # fmt: skip
+    pl.concat([events, stray]).write_parquet(folder / "stray.parquet")
+    ended = run("analyze", "pia.toml", "--events", "stray.parquet")
+    assert (ended.code, ended.err) == (0, "")
+    assert "arms that the experiment does not have ('typo' 1)" in ended.out.replace("\n", " ")
+    found = run("analyze", "pia.toml", "--events", "stray.parquet", "--json").json()
+    assert found["log"]["unknown_arms"] == {"typo": 1}
+    assert "'typo' 1" in found["warnings"][0]
+    assert "'typo' 1" in run("status", "pia.toml", "--events", "stray.parquet").out
+
+
 MISTAKES = [
     (("analyze", "pia.toml"), "", "--events"),
     (("analyze", "none.toml", "--events", "events.parquet"), "", "cannot be read"),

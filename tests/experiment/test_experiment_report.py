@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from made_up import crowd, experiment
@@ -83,6 +84,13 @@ def test_the_page_begins_with_a_mismatch(tmp_path):
     text = write_report(analyze(summarize(frame.lazy(), one), one), tmp_path / "r.html").read_text()
     assert text.index("SAMPLE-RATIO MISMATCH") < text.index("No verdict on")
     assert 'class="warning"' in text
+
+
+def test_the_page_warns_of_users_in_unknown_arms(analysis, tmp_path):
+    doubtful = replace(analysis, facts=replace(analysis.facts, unknown_arms={"typo": 2}))
+    text = write_report(doubtful, tmp_path / "r.html").read_text()
+    assert "&#39;typo&#39; 2) and left out" in text
+    assert "Do not trust" not in text
 
 
 def test_without_the_extra(monkeypatch):

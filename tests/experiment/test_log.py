@@ -9,7 +9,7 @@ import pytest
 from made_up import START, crowd, events, experiment
 
 from coterie.errors import DataError
-from coterie.experiment.log import everyone, summarize
+from coterie.experiment.log import UnknownArms, everyone, summarize
 from coterie.experiment.settings import DAY
 
 CONTROL, PIA, NOWHERE = {"arm": "control"}, {"arm": "pia"}, {"experiment": None, "arm": None}
@@ -130,10 +130,35 @@ def test_everyone_enters_with_the_first_event():
     assert totals(log)[:, names.index("click")].sum() == found["click"]
 
 
+@pytest.mark.parametrize("arm", ["a", "zzz"])
+def test_a_few_users_in_an_unknown_arm_are_left_out_and_counted(arm):
+    """Whether the name sorts before those of the experiment or after, alone or beside another."""
+    frame = crowd(300, seed=4).filter(pl.col("time") >= START)
+    clean = summarize(frame.lazy(), experiment())
+    first, second, third = clean.users[:3]
+    stray = pl.when(pl.col("user") == first).then(pl.lit(arm))
+    also = (
+        frame.filter(pl.col("user") == second)
+        .head(1)
+        .with_columns(arm=pl.lit(arm), event_id=pl.lit("stray"))
+    )
+    found = summarize(
+        pl.concat([frame.with_columns(arm=stray.otherwise("arm")), also]).lazy(), experiment()
+    )
+    assert found.facts.unknown_arms == {arm: 2}
+    assert (found.facts.crossed_users, found.facts.outside_users) == (0, 0)
+    assert found.users.to_list() == clean.users.to_list()[2:]
+    assert found.users[0] == third
+    assert (totals(found) == totals(clean)[2:]).all()
+    many = pl.when(pl.col("user").is_in(clean.users[:4].to_list())).then(pl.lit(arm))
+    with pytest.raises(UnknownArms, match=f"4 of {len(clean.users)} users .* '{arm}' 4"):
+        summarize(frame.with_columns(arm=many.otherwise("arm")).lazy(), experiment())
+
+
 def test_logs_without_use():
     with pytest.raises(DataError, match="Nobody in the log entered 'pia'"):
         summarize(events([("1", "ann", "click", 3, NOWHERE)]), experiment())
-    with pytest.raises(DataError, match="an arm 'c' of 'pia', which has: control, pia"):
+    with pytest.raises(UnknownArms, match=r"1 of 1 users of 'pia' .*: 'c' 1; it has: control, pia"):
         summarize(events([("1", "ann", "click", 3, {"arm": "c"})]), experiment())
     with pytest.raises(DataError, match="Nobody"):
         summarize(events([]), experiment())

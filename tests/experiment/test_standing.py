@@ -1,5 +1,6 @@
 """How an experiment stands: the same figures as the analysis, and nothing said too early."""
 
+import polars as pl
 import pytest
 from made_up import START, crowd, events, experiment
 
@@ -78,6 +79,20 @@ def test_a_mismatch_voids_all_verdicts():
     assert len(points) == 10 * len(found["results"])
     for one in found["results"] + points:
         assert [one[key] for key in ("lift", "low", "high")] == [None] * 3
+
+
+def test_a_stray_event_is_a_warning_and_no_end():
+    frame = crowd(2000)
+    stray = events([("stray", "mallory", "click", 1, {"arm": "typo"})]).collect()
+    found, clean = (
+        standing(one.lazy(), experiment()) for one in (pl.concat([frame, stray]), frame)
+    )
+    assert "('typo' 1) and left out" in found["mismatch"]["warning"]
+    assert found["results"] == clean["results"]
+    half = frame.with_columns(arm=pl.col("arm").replace("pia", "other"))
+    broken = standing(half.lazy(), experiment())
+    assert "'other'" in broken["mismatch"]["warning"]
+    assert [arm["users"] for arm in broken["arms"]] == [None, None]
 
 
 def test_days_of_an_experiment_that_is_decided_at_its_end_come_with_it():

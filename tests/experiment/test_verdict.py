@@ -89,6 +89,17 @@ def test_a_mismatch_comes_first_and_voids():
     assert "No verdict on ctr_per_user: the arms did not get their share" in said(one)
 
 
+def test_users_in_unknown_arms_are_said_with_the_arms():
+    arms = {"typo": 1200, **{f"old{at}": 1 for at in range(6)}}
+    found = an_analysis(a_result("better"), facts=replace(FACTS, unknown_arms=arms))
+    (text,) = warnings(found)
+    assert text.startswith("1,206 of 2,206 users were seen in arms that the experiment does not")
+    assert "('typo' 1,200, 'old0' 1, 'old1' 1, 'old2' 1, 'old3' 1, …) and left out" in text
+    assert record(found)["warnings"] == [text]
+    assert record(found)["log"]["unknown_arms"] == arms
+    assert "1,206 in unknown arms" in method(found)[-1]
+
+
 def test_all_is_well_without_warnings():
     assert list(warnings(an_analysis(a_result("better")))) == []
 

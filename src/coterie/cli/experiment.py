@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.markup import escape
@@ -15,12 +15,15 @@ from coterie.errors import ConfigError
 from coterie.experiment.analysis import analyze
 from coterie.experiment.assignment import Roster
 from coterie.experiment.events import read_events
-from coterie.experiment.log import UserLog, everyone, summarize
+from coterie.experiment.log import NobodyEntered, UnknownArms, everyone, summarize
 from coterie.experiment.mismatch import sample_ratio
 from coterie.experiment.power import Plan, plan, plan_from_log
 from coterie.experiment.record import record
 from coterie.experiment.settings import DAY, Experiment, read_experiment
-from coterie.experiment.verdict import mismatch_warning, percent
+from coterie.experiment.verdict import doubts, percent
+
+if TYPE_CHECKING:
+    import polars as pl
 
 EXAMPLES = """\
 FILE is an experiment in TOML; docs/experiments.md lists its settings. LOG is
@@ -190,9 +193,8 @@ def run_status(
                 continue
             with output.stages() as stage:
                 stage(f"reading the events of {experiment.name}")
-                log = summarize(frame, experiment)
-            fact["log"], alarm = _arrived(log, experiment)
-            alarms += [f"{experiment.name}: {alarm}"] if alarm else []
+                fact["log"], doubtful = _arrived(frame, experiment)
+            alarms += [f"{experiment.name}: {doubt}" for doubt in doubtful]
     output.result(
         {"experiments": facts, "warnings": alarms},
         *(f"[bold red]{escape(alarm)}[/]" for alarm in alarms),
@@ -222,16 +224,29 @@ def _standing(experiment: Experiment, now: datetime) -> dict[str, Any]:
     }
 
 
-def _arrived(log: UserLog, experiment: Experiment) -> tuple[dict[str, Any], str | None]:
+def _arrived(
+    events: "pl.LazyFrame", experiment: Experiment
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Who came, and doubts about that; None if the log cannot be that of this experiment.
+
+    The others' status does not depend on it.
+    """
+    try:
+        log = summarize(events, experiment)
+    except NobodyEntered:
+        return {"users": dict.fromkeys(experiment.arm_names, 0), "days_with_events": 0}, []
+    except UnknownArms as error:
+        return None, [str(error)]
     found = sample_ratio(log.users_by_arm(), experiment.shares)
     facts = {
         "users": dict(zip(experiment.arm_names, found.observed, strict=True)),
         "days_with_events": log.days,
         "users_in_two_arms": log.facts.crossed_users,
+        "users_in_unknown_arms": sum(log.facts.unknown_arms.values()),
         "duplicates": log.facts.duplicates,
         "sample_ratio_p": found.p_value,
     }
-    return facts, mismatch_warning(found, experiment) if found.alarm else None
+    return facts, list(doubts(found, log.facts, experiment))
 
 
 @analyze_app.default

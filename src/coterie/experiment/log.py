@@ -2,11 +2,12 @@
 
 A user enters at the first event that carries the experiment's name and an arm. From then on all of
 the user's events count, labelled or not, because the user is the unit that was randomised. Events
-with one ``event_id`` count once; users with events in two arms are counted and left out.
+with one ``event_id`` count once; users with events in two arms are counted and left out. So are a
+few users in arms that the experiment does not have, as from before it was configured.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,11 +21,20 @@ from coterie.experiment.events import check_events
 from coterie.experiment.settings import DAY, Column, Experiment, Metric, Term
 
 ROW, DAY_COLUMN = "row", "day"
+SHOWN = 5  # arms in a message
 COUNTED = (Column("impression"), Column("click"))  # whatever the metrics are
+
+
+MOST_UNKNOWN = 0.01
+"""Share of the users who may be in arms that the experiment lacks, and be left out."""
 
 
 class NobodyEntered(DataError):
     """The log has no event of the experiment."""
+
+
+class UnknownArms(DataError):
+    """Too many users are in arms that the experiment lacks: the file is not of this log."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,9 @@ class LogFacts:
         Users with events in the period that never entered.
     crossed_users
         Users with events in two arms, or more: excluded.
+    unknown_arms
+        By arm that the experiment lacks, the users with events in it: excluded, and not counted
+        as crossed.
     through
         What happened from then on was left out; None: all was read.
     """
@@ -56,6 +69,7 @@ class LogFacts:
     before_entry: int = 0
     outside_users: int = 0
     crossed_users: int = 0
+    unknown_arms: Mapping[str, int] = field(default_factory=dict)
     through: datetime | None = None
 
 
@@ -145,13 +159,14 @@ def summarize(
     Raises
     ------
     DataError
-        The log breaks the rules, names an arm that the experiment lacks, or nobody entered.
+        The log breaks the rules; as :class:`UnknownArms`, over 1 % of the users are in arms that
+        the experiment lacks; as :class:`NobodyEntered`, it has no users.
     """
     events, checked = _deduplicated(events)
     end = min(experiment.end, through) if through is not None else experiment.end
     inside = events.filter(pl.col("time").is_between(experiment.start, end, closed="left"))
     with reading("The log"):
-        entries, crossed = _entries(inside, experiment)
+        entries, crossed, unknown = _entries(inside, experiment)
     metrics = tuple(experiment.every_metric.values())
     start = experiment.start
     earliest = start - timedelta(days=experiment.pre_period_days)
@@ -170,8 +185,9 @@ def summarize(
         facts=_facts(
             checked,
             before_entry=sums.early_events,
-            outside_users=sums.present - len(entries) - crossed,
+            outside_users=sums.present - len(entries) - crossed - sum(unknown.values()),
             crossed_users=crossed,
+            unknown_arms=unknown,
             through=through,
         ),
     )
@@ -226,8 +242,13 @@ def _deduplicated(events: pl.LazyFrame) -> tuple[pl.LazyFrame, pl.DataFrame]:
     return events, checked
 
 
-def _entries(inside: pl.LazyFrame, experiment: Experiment) -> tuple[pl.DataFrame, int]:
-    """Who entered when, in which arm (``row``, ``user``, ``place``, ``entry``); users in two."""
+def _entries(
+    inside: pl.LazyFrame, experiment: Experiment
+) -> tuple[pl.DataFrame, int, dict[str, int]]:
+    """Who entered when, in which arm (``row``, ``user``, ``place``, ``entry``).
+
+    And how many users are in two arms, and how many in each arm that the experiment lacks.
+    """
     places = {name: at for at, name in enumerate(experiment.arm_names)}
     found = (
         inside.filter(pl.col("experiment") == experiment.name)
@@ -236,23 +257,41 @@ def _entries(inside: pl.LazyFrame, experiment: Experiment) -> tuple[pl.DataFrame
             pl.col("time").min().alias("entry"),
             pl.col("arm").min(),
             pl.col("arm").n_unique().alias("arms"),
+            pl.col("arm").filter(~pl.col("arm").is_in(list(places))).min().alias("unknown"),
         )
         .sort("user")
         .collect(engine="streaming")
     )
-    if unknown := sorted(set(found["arm"].unique()) - set(places)):
-        raise DataError(
-            f"The log has an arm {unknown[0]!r} of {experiment.name!r}, which has: "
-            f"{', '.join(places)}."
-        )
     if not len(found):
         raise NobodyEntered(
             f"Nobody in the log entered {experiment.name!r} between {experiment.start} and "
             f"{experiment.end}: no event of that time has experiment {experiment.name!r}."
         )
-    once = found.filter(pl.col("arms") == 1)
+    unknown = dict(
+        found["unknown"]
+        .drop_nulls()
+        .value_counts()
+        .sort("count", "unknown", descending=[True, False])
+        .iter_rows()
+    )
+    if sum(unknown.values()) > MOST_UNKNOWN * len(found):
+        raise UnknownArms(
+            f"{sum(unknown.values()):,} of {len(found):,} users of {experiment.name!r} are in arms "
+            f"that it does not have: {arms_text(unknown)}; it has: {', '.join(places)}. Up to "
+            f"{100 * MOST_UNKNOWN:g} % would be left out. Give the arms as they were when the "
+            "events came about, or take those users out of the log."
+        )
+    known = found.filter(pl.col("unknown").is_null())
+    once = known.filter(pl.col("arms") == 1)
     place = pl.col("arm").replace_strict(places, return_dtype=pl.Int64).alias("place")
-    return once.select("user", "entry", place).with_row_index(ROW), len(found) - len(once)
+    entries = once.select("user", "entry", place).with_row_index(ROW)
+    return entries, len(known) - len(once), unknown
+
+
+def arms_text(users: Mapping[str, int]) -> str:
+    """Users by arm in words, the first few of them."""
+    shown = [f"{arm!r} {count:,}" for arm, count in list(users.items())[:SHOWN]]
+    return ", ".join([*shown, "…"] if len(users) > SHOWN else shown)
 
 
 def _facts(checked: pl.DataFrame, **left_out: Any) -> LogFacts:

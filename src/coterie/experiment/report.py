@@ -45,7 +45,8 @@ def sections(analysis: Analysis, truths: Sequence[Truth] = ()) -> list[Section]:
         for result in analysis.results
     )
     if alarms:
-        verdicts = (Panel("Do not trust these figures", warnings=alarms), *verdicts)
+        title = "Do not trust these figures" if analysis.mismatch.alarm else "Warnings"
+        verdicts = (Panel(title, warnings=alarms), *verdicts)
     picture = Image.of(
         lifts(analysis), "Lift of every metric with its intervals; the table below has the numbers."
     )

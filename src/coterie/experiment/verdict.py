@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from coterie.experiment.analysis import Analysis, Result
 from coterie.experiment.effect import Interval
+from coterie.experiment.log import LogFacts, arms_text
 from coterie.experiment.mismatch import Mismatch
 from coterie.experiment.settings import Experiment
 
@@ -112,18 +113,28 @@ def _guardrail(result: Result, found: str) -> str:
 
 def warnings(analysis: Analysis) -> Iterator[str]:
     """What puts the verdicts in doubt, gravest first."""
-    if analysis.mismatch.alarm:
-        yield mismatch_warning(analysis.mismatch, analysis.experiment)
-    crossed = analysis.facts.crossed_users
-    total = sum(analysis.mismatch.observed) + crossed
+    return doubts(analysis.mismatch, analysis.facts, analysis.experiment)
+
+
+def doubts(mismatch: Mismatch, facts: LogFacts, experiment: Experiment) -> Iterator[str]:
+    """:func:`warnings`, of what is known before the arms are compared."""
+    if mismatch.alarm:
+        yield _mismatch(mismatch, experiment)
+    crossed, unknown = facts.crossed_users, sum(facts.unknown_arms.values())
+    total = sum(mismatch.observed) + crossed + unknown
     if crossed > CROSSED * total:
         yield (
             f"{crossed:,} of {total:,} users were seen in two arms and left out: the assignment "
             "did not hold."
         )
+    if unknown:
+        yield (
+            f"{unknown:,} of {total:,} users were seen in arms that the experiment does not have "
+            f"({arms_text(facts.unknown_arms)}) and left out."
+        )
 
 
-def mismatch_warning(found: Mismatch, experiment: Experiment) -> str:
+def _mismatch(found: Mismatch, experiment: Experiment) -> str:
     """The alarm, with observed and expected users."""
     counts = ", ".join(
         f"{name} {seen:,} (expected {wanted:,.0f})"
@@ -165,5 +176,6 @@ def method(analysis: Analysis) -> tuple[str, ...]:
         f"Fieller's intervals. {cuped}",
         f"{facts.events:,} events read; {facts.duplicates:,} came twice and count once; "
         f"{facts.before_entry:,} before their user's entry do not count; {facts.crossed_users:,} "
-        f"users in two arms are left out; {facts.outside_users:,} users never entered.",
+        f"users in two arms and {sum(facts.unknown_arms.values()):,} in unknown arms are left out; "
+        f"{facts.outside_users:,} users never entered.",
     )
