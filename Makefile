@@ -1,11 +1,12 @@
 # Needs python3 (3.11 or newer) and make; everything else goes into .venv.
 #
 #   make demo    install locked versions, then run the main job on invented data: ./demo
-#   make test    install, then lint, type-check and test
+#   make test    install, then lint, type-check and test, in WORKERS (2) processes
 #   make lock    resolve the newest versions that pyproject.toml allows into requirements.lock
 #   make clean   remove .venv and whatever the commands above wrote
 
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -22,7 +23,7 @@ test: $(STAMP)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 setup: $(STAMP)
 

@@ -1,18 +1,22 @@
 """The HTTP interface: what is answered, what is refused, and what hostile text cannot do."""
 
+import asyncio
 import json
 import logging
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from httpx2 import ASGITransport, AsyncClient
 from served_models import FIRST, N_ITEMS, SCRIPT, save, small_community, small_model
+from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from coterie.experiment.assignment import arm_of
 from coterie.experiment.settings import Experiment
 from coterie.serving.app import create_app
 from coterie.serving.fleet import Fleet
+from coterie.serving.guard import Guard
 from coterie.serving.keys import Keys
 from coterie.serving.metrics import Metrics
 from coterie.serving.service import Service
@@ -366,6 +370,39 @@ def test_hostile_text_in_every_string_is_inert(text, api):
         assert "root:" not in answer.text
     assert recommend(api, history=[1001]).json()["items"] == before
     assert api.get("/readyz").status_code == 200
+
+
+def test_what_the_loop_has_no_room_for_is_refused_at_once():
+    config = ServeConfig(queue_size=2, batch_size=2, most_requests=2)
+    begun, metrics = [], Metrics()
+
+    async def test():
+        go_on = asyncio.Event()
+
+        async def slow(scope, receive, send):
+            begun.append(scope["path"])
+            await go_on.wait()
+            await Response("done")(scope, receive, send)
+
+        guard = Guard(slow, keys=Keys(()), config=config, metrics=metrics)
+        async with AsyncClient(transport=ASGITransport(guard), base_url="http://test") as asking:
+            waiting = [asyncio.ensure_future(asking.get("/v1/experiments")) for _ in range(4)]
+            while len(begun) < 4:
+                await asyncio.sleep(0)
+            refused = await asking.post("/v1/recommend", content=b"never read")
+            healthy = asyncio.ensure_future(asking.get("/healthz"))
+            while len(begun) < 5:
+                await asyncio.sleep(0)
+            go_on.set()
+            answers = await asyncio.gather(*waiting, healthy)
+            again = await asking.get("/v1/experiments")
+        return refused, [*answers, again]
+
+    refused, answers = asyncio.run(asyncio.wait_for(test(), 20))
+    assert [one.status_code for one in answers] == [200] * 6
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert "under way" in refused.json()["detail"]
+    assert b'status="503"' in metrics.text()
 
 
 def test_a_wrong_key_is_401_everywhere_and_health_is_open(tmp_path):

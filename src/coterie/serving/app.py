@@ -76,9 +76,8 @@ def guarded(api: FastAPI, service: Service, keys: Keys) -> ASGIApp:
     return Guard(
         Shortcut(api, Route("/v1/recommend", recommend, methods=["POST"])),
         keys=keys,
-        most_bytes=service.config.most_bytes,
+        config=service.config,
         metrics=service.metrics,
-        access_log=service.config.access_log,
     )
 
 

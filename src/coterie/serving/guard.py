@@ -1,4 +1,4 @@
-"""What every request passes first: id, key, size, time; and what is noted when it ends."""
+"""What every request passes first: room, id, key, size, time; and what is noted when it ends."""
 
 import asyncio
 import logging
@@ -12,9 +12,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from coterie.serving.keys import Keys
 from coterie.serving.metrics import Metrics
 from coterie.serving.page import PATHS
-from coterie.serving.problem import problem
+from coterie.serving.problem import RETRY_SECONDS, body_of, problem
+from coterie.serving.settings import ServeConfig
 
 OPEN = frozenset({"/healthz", "/readyz"}) | PATHS  # pages hold no data
+ALWAYS = OPEN | {"/metrics"}  # answered under any load
+NO_ROOM = body_of("Too many requests are under way; come back later.")
+NO_ROOM_HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"content-length", b"%d" % len(NO_ROOM)),
+    (b"retry-after", b"%d" % RETRY_SECONDS),
+    (b"x-content-type-options", b"nosniff"),
+]
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 BODY_SECONDS = 10.0
 NO_ANSWER = 499  # what proxies note when the client has gone
@@ -33,25 +42,35 @@ class Guard:
         What is guarded.
     keys
         Who may ask; health, readiness and the files of the pages are open to all.
-    most_bytes
-        Largest body.
+    config
+        Largest body; whether to log each request, by route, so that no user's id gets into the
+        log; and the length of the queues. Of twice as many requests under way, the event loop
+        itself is behind, and what comes then is refused before it costs anything.
     metrics
         Told about each request.
-    access_log
-        Whether to log each request: by route, so that no user's id gets into the log.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, keys: Keys, most_bytes: int, metrics: Metrics, access_log: bool
-    ) -> None:
-        self._app, self._keys, self._most_bytes = app, keys, most_bytes
-        self._metrics, self._access_log = metrics, access_log
+    def __init__(self, app: ASGIApp, *, keys: Keys, config: ServeConfig, metrics: Metrics) -> None:
+        self._app, self._keys, self._metrics = app, keys, metrics
+        self._most_bytes, self._access_log = config.most_bytes, config.access_log
+        self._most_under_way, self._under_way = 2 * config.queue_size, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif self._under_way < self._most_under_way or scope["path"] in ALWAYS:
+            self._under_way += 1
+            try:
+                await self._pass(scope, receive, send)
+            finally:
+                self._under_way -= 1
+        else:
+            self._metrics.request("refused", _method(scope), 503, 0.0)
+            await send({"type": "http.response.start", "status": 503, "headers": NO_ROOM_HEADERS})
+            await send({"type": "http.response.body", "body": NO_ROOM})
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
@@ -82,7 +101,7 @@ class Guard:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in METHODS else "other"
+        method = _method(scope)
         self._metrics.request(route, method, status, seconds)
         if self._access_log:
             facts = {
@@ -93,6 +112,11 @@ class Guard:
                 "milliseconds": round(1000 * seconds, 2),
             }
             log.info("request", extra=facts)
+
+
+def _method(scope: Scope) -> str:
+    method: str = scope["method"]
+    return method if method in METHODS else "other"
 
 
 class _Limited:
