@@ -5,8 +5,10 @@ import http.client
 import json
 import signal
 import socket
+import sqlite3
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from served_models import FIRST, N_ITEMS, save, small_model
 
 from coterie.serving.store import Store
 
-KEY = "a key that is long enough"
+KEY = "a-key-that-is-long-enough"
 pytestmark = pytest.mark.slow  # each test starts a server of its own
 
 
@@ -28,18 +30,33 @@ def event(event_id, **more):
     )
 
 
+@contextmanager
+def locked(sqlite):
+    """Nobody else writes to the store meanwhile."""
+    connection = sqlite3.connect(sqlite.removeprefix("sqlite:///"), isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        connection.close()
+
+
 @pytest.fixture(scope="module")
 def shared(model, tmp_path_factory):
     """One server for the tests that leave it as it is."""
     store = tmp_path_factory.mktemp("store") / "store.db"
-    with serving(model, f"sqlite:///{store}", "--batch-wait-ms", 20) as server:
+    with serving(model, f"sqlite:///{store}") as server:
         yield server
 
 
 def test_concurrent_requests_are_batched_and_answered_as_if_alone(shared):
     histories = [[FIRST + at % N_ITEMS, FIRST + at * 7 % N_ITEMS] for at in range(200)]
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda history: shared.recommend(history=history, k=7), histories))
+    with concurrent.futures.ThreadPoolExecutor(200) as pool:
+        shared.process.send_signal(signal.SIGSTOP)  # they gather in the kernel
+        asked = [pool.submit(shared.recommend, history=history, k=7) for history in histories]
+        time.sleep(0.5)
+        shared.process.send_signal(signal.SIGCONT)
+        answers = [one.result() for one in asked]
     expected = small_model().recommend(histories, k=7)
     for at, (answer, items) in enumerate(zip(answers, expected.to_lists(), strict=True)):
         assert answer.status == 200
@@ -77,8 +94,64 @@ def test_clients_that_hang_up_harm_nobody(shared):
     assert [line for line in shared.lines if "traceback" in line] == []
 
 
+def said(port, *parts):
+    """What the server says to some bytes, read until it hangs up or has answered."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as one:
+        for part in parts:
+            try:
+                one.sendall(part)
+            except OSError:  # it has hung up
+                break
+            time.sleep(0.02)  # a read of its own
+        with http.client.HTTPResponse(one) as answer:
+            answer.begin()
+            return answer.status, answer.headers, answer.read()
+
+
+BEGIN = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /v1/recommend HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [BEGIN + b"X: " + b"x" * 66_000 + b"\r\n\r\n"],
+        [BEGIN, *[b"X: " + b"x" * 997 + b"\r\n"] * 80],
+        [BEGIN + b"X: ", *[b"x" * 20_000] * 5],
+        [b"GET /" + b"x" * 66_000 + b" HTTP/1.1\r\n\r\n"],
+    ],
+    ids=["one read", "many lines", "one line", "path"],
+)
+def test_a_head_beyond_64_kib_is_refused_before_it_is_whole(parts, shared):
+    status, headers, body = said(shared.port, *parts)
+    assert (status, headers["connection"]) == (431, "close")
+    assert "65,536 bytes" in json.loads(body)["detail"]
+
+
+def test_trailers_beyond_64_kib_end_the_connection(shared):
+    begun = CHUNKED + b"2\r\n{}\r\n0\r\n"
+    with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+        said(shared.port, begun, *[b"X: " + b"x" * 19_995 + b"\r\n"] * 5)
+    assert said(shared.port, begun + b"X: " + b"x" * 19_995 + b"\r\n\r\n")[0] == 422
+
+
+def test_heads_up_to_the_limit_and_bodies_of_any_size_pass(shared):
+    line = b"X: " + b"x" * 60_000 + b"\r\n\r\n"
+    assert said(shared.port, BEGIN + line)[0] == 200
+    assert said(shared.port, BEGIN + line[:30_000], line[30_000:])[0] == 200
+    body = json.dumps({"history": [1001] * 9_000, "deny": ["x" * 90] * 9_000}).encode()
+    assert len(body) > 800_000
+    head = POST + b"Content-Length: %d\r\n\r\n" % len(body)
+    assert said(shared.port, head + body)[0] == 200
+    assert said(shared.port, head, body[:1], body[1:])[0] == 200
+    one = b"1\r\n \r\n"
+    pieces = b"13\r\n" + b'{"history": [1001]}' + b"\r\n" + one * 20_000 + b"0\r\n\r\n"
+    assert said(shared.port, CHUNKED + pieces)[0] == 200, "the framing of pieces is not a head"
+
+
 def test_overload_is_503_with_retry_after_and_never_500(model, sqlite):
-    flags = ("--queue-size", 8, "--batch-size", 1, "--most-requests", 8, "--batch-wait-ms", 0)
+    flags = ("--queue-size", 8, "--batch-size", 1, "--most-requests", 8)
     with serving(model, sqlite, *flags) as server:
         batch = {"requests": [{"history": [1001, 1002], "k": 50}] * 8}
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -97,13 +170,15 @@ def test_overload_is_503_with_retry_after_and_never_500(model, sqlite):
 
 
 def test_a_stopped_server_answers_what_it_accepted(model, sqlite):
-    with serving(model, sqlite, "--batch-wait-ms", 800) as server:
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            asked = [pool.submit(server.recommend, history=[FIRST + at]) for at in range(8)]
-            time.sleep(0.3)  # they wait in the lane
+    with serving(model, sqlite, "--timeout-seconds", 30) as server:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool, locked(sqlite):
+            asked = [pool.submit(server.post, "/v1/events", event(f"e{at}")) for at in range(8)]
+            time.sleep(0.5)  # they wait in the lane
             assert not any(one.done() for one in asked)
             server.process.send_signal(signal.SIGTERM)
-            assert [one.result().status for one in asked] == [200] * 8
+            time.sleep(0.5)
+            assert not any(one.done() for one in asked)
+        assert [one.result().status for one in asked] == [200] * 8
         assert server.process.wait(20) == 0
         with pytest.raises(ConnectionRefusedError):
             server.get("/healthz")

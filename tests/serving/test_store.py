@@ -1,7 +1,9 @@
 """Events and histories, in SQLite and in PostgreSQL."""
 
 import random
+import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 
 import polars as pl
@@ -15,7 +17,7 @@ from coterie.errors import ConfigError, DataError, StorageError
 from coterie.experiment.events import SCHEMA, Event, check_events, events_frame
 from coterie.serving import tables
 from coterie.serving.migrate import FOLDER, NEWEST, migrate
-from coterie.serving.store import Store, StoreUnavailable, storable
+from coterie.serving.store import Store, StoreUnavailable, _limits, storable
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -242,6 +244,62 @@ def test_sqlite_flushes_every_commit(sqlite):
     with store._writing.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    store.close()
+
+
+@contextmanager
+def held_up(database):
+    """A transaction that nobody ends has the tables."""
+    engine = sa.create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("LOCK TABLE events, histories")
+        yield
+    engine.dispose()
+
+
+def test_a_statement_that_is_held_up_is_given_up(database):
+    store = Store(database, seconds=0.2)
+    with held_up(database), pytest.raises(StoreUnavailable, match=r"statement timeout|locked"):
+        store.add([event("a")])
+    assert store.add([event("a")]) == [True]
+    with ThreadPoolExecutor(4) as pool:  # starting together takes as long as it takes
+        for one in pool.map(lambda _: Store(database, seconds=0.2), range(4)):
+            one.close()
+    store.close()
+
+
+def test_what_the_url_says_to_libpq_goes_before():
+    url = sa.make_url("postgresql://x/y?tcp_user_timeout=9&options=-csearch_path%3Dshop")
+    limits = _limits(url, 0.25)
+    assert "tcp_user_timeout" not in limits
+    assert limits["options"] == "-c statement_timeout=250 -csearch_path=shop"
+    assert (limits["connect_timeout"], limits["keepalives_idle"]) == (5, 5)
+    assert "options" not in _limits(sa.make_url("postgresql://x/y"), None)
+
+
+def test_a_server_that_takes_no_writes_any_more_is_away_and_asked_anew(postgres):
+    """As after a failover, when the pool's connections lead to what is a standby now."""
+    store = Store(postgres.database())
+    with store._writing.connect() as connection:
+        connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+        connection.commit()
+    with pytest.raises(StoreUnavailable, match="read-only transaction"):
+        store.add([event("a")])
+    assert store.add([event("a")]) == [True]
+    store.close()
+
+
+def test_no_fault_of_the_store_names_a_user(database):
+    store = Store(database)
+    with store._writing.begin() as connection:
+        connection.execute(sa.text("DROP TABLE histories"))
+    user = "-".join(["secret", "user"])
+    with pytest.raises((StoreUnavailable, sa.exc.ProgrammingError)) as caught:
+        store.histories([user], 9)
+    assert user not in "".join(traceback.format_exception(caught.value))
     store.close()
 
 

@@ -97,7 +97,7 @@ def serve(
         torch.set_num_threads(threads)
     keys = Keys.from_environment()
     fleet = Fleet(folders, experiments=experiments, filters=filters, community=helpers)
-    store = Store(options.database)
+    store = Store(options.database, seconds=options.statement_seconds)
     if newcomers is not None:
         count = store.import_histories(newcomers)
         Output().note(f"{count:,} interactions are in {store}")

@@ -21,6 +21,7 @@ def migrate(engine: sa.Engine) -> None:
     """
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))  # as long as it takes
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         if _version(connection) != NEWEST:  # else there is no need to import Alembic
             _upgrade(connection)

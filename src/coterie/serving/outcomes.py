@@ -105,7 +105,7 @@ class Outcomes:
         give_up = time.monotonic() + self._config.analyze_seconds
         with TemporaryDirectory(prefix="coterie-") as folder:
             ours, theirs = spawn.Pipe(duplex=False)
-            job = (experiment, self._store.address, Path(folder), self._config.most_log, theirs)
+            job = (experiment, self._store.address, Path(folder), self._config, theirs)
             process = spawn.Process(target=_calculate, args=job, daemon=True)
             process.start()
             theirs.close()
@@ -134,14 +134,14 @@ class Outcomes:
 
 
 def _calculate(
-    experiment: Experiment, database: str, folder: Path, most: int, answer: Connection
+    experiment: Experiment, database: str, folder: Path, config: ServeConfig, answer: Connection
 ) -> None:
     """In the other process; what it imports costs this one nothing."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the server's to heed
     os.nice(NICENESS)
     found: Any
     try:
-        found = _standing(experiment, database, folder / "log.parquet", most)
+        found = _standing(experiment, database, folder / "log.parquet", config)
     except (TooMuch, StoreUnavailable) as error:
         found = error
     except StorageError as error:
@@ -151,7 +151,9 @@ def _calculate(
     answer.send(found)
 
 
-def _standing(experiment: Experiment, database: str, file: Path, most: int) -> dict[str, Any]:
+def _standing(
+    experiment: Experiment, database: str, file: Path, config: ServeConfig
+) -> dict[str, Any]:
     """Spools the log to a file, so that memory holds a part of it only."""
     from datetime import UTC, datetime, timedelta
 
@@ -162,7 +164,7 @@ def _standing(experiment: Experiment, database: str, file: Path, most: int) -> d
 
     since = experiment.start - timedelta(days=experiment.pre_period_days)
     now, events = datetime.now(UTC), 0
-    store = Store(database)
+    store = Store(database, seconds=config.analyze_seconds)
     try:
         parts = store.log(since, experiment.end)
         first = next(parts).to_arrow()  # the first part is always there, and empty
@@ -170,8 +172,8 @@ def _standing(experiment: Experiment, database: str, file: Path, most: int) -> d
             written.write_table(first)
             for part in parts:
                 events += len(part)
-                if events > most:
-                    raise TooMuch(f"The log has more than {most:,} events. {OFFLINE}")
+                if events > config.most_log:
+                    raise TooMuch(f"The log has more than {config.most_log:,} events. {OFFLINE}")
                 written.write_table(part.to_arrow())
     finally:
         store.close()

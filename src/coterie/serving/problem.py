@@ -9,13 +9,20 @@ RETRY_SECONDS = 1
 SHOWN = 5  # mistakes of one request
 
 
-def problem(scope: Scope, status: int, detail: str) -> Response:
+def problem(
+    scope: Scope, status: int, detail: str, *, retry_seconds: int = RETRY_SECONDS
+) -> Response:
     """The answer to a request that is refused; it repeats nothing that could run in a browser."""
-    body = to_json({"detail": detail, "request_id": scope.get("request_id", "")})
+    body = body_of(detail, scope.get("request_id", ""))
     response = Response(body, status, media_type="application/json")
     if status == 503:
-        response.headers["Retry-After"] = str(RETRY_SECONDS)
+        response.headers["Retry-After"] = str(retry_seconds)
     return response
+
+
+def body_of(detail: str, request_id: str = "") -> bytes:
+    """The JSON of a refusal; a request that could not be read has no id."""
+    return to_json({"detail": detail, "request_id": request_id})
 
 
 def mistakes(error: ValidationError) -> str:

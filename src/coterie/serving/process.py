@@ -15,6 +15,7 @@ from coterie.errors import StorageError
 from coterie.memory import keep_freed_memory
 from coterie.serving.app import create_app
 from coterie.serving.fleet import Fleet
+from coterie.serving.head import BoundedHead
 from coterie.serving.keys import VARIABLE, Keys
 from coterie.serving.log import set_up
 from coterie.serving.metrics import Metrics
@@ -48,6 +49,7 @@ def run(config: ServeConfig, fleet: Fleet, store: Store, keys: Keys) -> None:
     service = Service(config, fleet, store, Metrics())
     settings = uvicorn.Config(
         create_app(service, keys),
+        http=BoundedHead,
         log_config=None,
         access_log=False,
         server_header=False,

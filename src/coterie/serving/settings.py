@@ -56,6 +56,11 @@ class ServeConfig(Config):
     )
     access_log: bool = Field(True, description="Log each request.")
 
+    @property
+    def statement_seconds(self) -> float:
+        """What the store may take; less than a request, whose refusal then tells the cause."""
+        return 0.8 * self.timeout_seconds
+
     @model_validator(mode="after")
     def _room_for_a_batch(self) -> "ServeConfig":
         if self.queue_size < max(self.batch_size, self.most_requests):

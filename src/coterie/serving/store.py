@@ -5,6 +5,7 @@ it after the commit. SQLite flushes each commit to disk (WAL, ``synchronous = FU
 does so by default: what was acknowledged survives a killed process and a power failure.
 """
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ TASTE = ("click", "watch")
 BYTES_PER_ID = 512  # two of them and some must fit PostgreSQL's 2704 bytes per index entry
 ROWS_AT_ONCE = 50_000
 CONNECT_SECONDS = 5
+GONE = frozenset({"25006", "25P03", "57P01", "57P02", "57P03"})
+"""SQLSTATEs of a server that is ending, or not (any more) the one that takes writes."""
 
 
 class StoreUnavailable(Exception):
@@ -44,7 +47,10 @@ class Store:
     Parameters
     ----------
     url
-        ``sqlite:///FILE`` or ``postgresql://USER@HOST:PORT/NAME``.
+        ``sqlite:///FILE`` or ``postgresql://USER@HOST:PORT/NAME``; what libpq understands may
+        follow a question mark, and goes before what is set here.
+    seconds
+        After which a statement is given up, whoever holds it up; None: PostgreSQL never does.
 
     Raises
     ------
@@ -56,9 +62,9 @@ class Store:
         The driver for PostgreSQL is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, seconds: float | None = None) -> None:
         self.url = _url(url)
-        self._reading, self._writing = _engines(self.url)
+        self._reading, self._writing = _engines(self.url, seconds)
         try:
             migrate(self._writing)
         except (SQLAlchemyError, OSError) as error:
@@ -261,22 +267,50 @@ def _url(text: str) -> sa.URL:
     )
 
 
-def _engines(url: sa.URL) -> tuple[sa.Engine, sa.Engine]:
+def _engines(url: sa.URL, seconds: float | None) -> tuple[sa.Engine, sa.Engine]:
     """For reading and for writing, over one pool of connections."""
     if url.get_backend_name() == "postgresql":
         try:
             engine = sa.create_engine(
-                url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS}
+                url, pool_pre_ping=True, hide_parameters=True, connect_args=_limits(url, seconds)
             )
         except ImportError as error:
             raise MissingExtraError(
                 "PostgreSQL needs psycopg, which is not installed: pip install 'coterie[serve]'"
             ) from error
+        sa.event.listen(engine, "handle_error", _notice_that_it_is_gone)
         return engine, engine
-    engine = sa.create_engine(url, connect_args={"timeout": CONNECT_SECONDS})
+    busy = CONNECT_SECONDS if seconds is None else seconds
+    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": busy})
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine, engine.execution_options(begin="IMMEDIATE")
+
+
+def _limits(url: sa.URL, seconds: float | None) -> dict[str, Any]:
+    """What libpq is told, so that a server that says nothing is noticed; the URL's own goes before.
+
+    Source: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+    """
+    limits: dict[str, Any] = {
+        "connect_timeout": CONNECT_SECONDS,
+        "tcp_user_timeout": 1000 * CONNECT_SECONDS,  # ms that what was sent may go unconfirmed
+        "keepalives_idle": CONNECT_SECONDS,
+        "keepalives_interval": 1,
+        "keepalives_count": CONNECT_SECONDS,
+    }
+    limits = {name: limit for name, limit in limits.items() if name not in url.query}
+    if seconds is not None:
+        given = url.query.get("options", "")
+        given = given if isinstance(given, str) else " ".join(given)
+        limits["options"] = f"-c statement_timeout={math.ceil(1000 * seconds)} {given}".strip()
+    return limits
+
+
+def _notice_that_it_is_gone(context: sa.engine.ExceptionContext) -> None:
+    """New connections are made then, in place of all those of the pool."""
+    if getattr(context.original_exception, "sqlstate", None) in GONE:
+        context.is_disconnect = True
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
