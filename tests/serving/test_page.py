@@ -316,10 +316,16 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_forgotten(width, model, tmp_path
         assert page.is_hidden("#content")
         fits(page, width)
         assert page.evaluate("document.activeElement.id") == "key-input"
+        for unsent in ("schl\N{LATIN SMALL LETTER U WITH DIAERESIS}ssel", "two words", "   "):
+            page.fill("#key-input", unsent)
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#key-error:not([hidden])")
+            assert "This is no key" in page.inner_text("#key-error")
+            page.evaluate("document.getElementById('key-error').hidden = true")
+        page.fill("#key-input", "")
         page.keyboard.type("wrong-key-of-some-length")
         page.keyboard.press("Enter")
-        page.wait_for_selector("#key-error:not([hidden])")
-        assert "does not accept" in page.inner_text("#key-error")
+        says(page, "#key-error:not([hidden])", "does not accept")
         page.keyboard.type(KEY)
         page.keyboard.press("Enter")
         assert titles(page)[1] == "Title 1"
@@ -429,6 +435,32 @@ def test_an_experiment_of_which_nothing_is_known_yet(server, opened):
     assert "No day has enough users yet." in text
     page.click("#refresh")
     says(page, "#status", "The figures are fresh.")
+
+
+def test_experiments_are_asked_for_one_after_another(server, opened):
+    """The server lets one run and few wait."""
+    names = [f"pia-{place}" for place in range(7)]
+    waiting: list[Any] = []
+    page = opened(server)
+    page.route(
+        "**/v1/experiments",
+        faked({"experiments": [{**LISTED["experiments"][0], "name": name} for name in names]}),
+    )
+    page.route("**/v1/experiments/*", lambda route: waiting.append(route))
+    page.click("text=Experiments")
+    for done, name in enumerate(names):
+        while not waiting:
+            page.wait_for_timeout(20)
+        page.click("#refresh")  # asks for nothing twice
+        page.wait_for_timeout(100)
+        (asked,) = waiting
+        assert asked.request.url.endswith(f"/v1/experiments/{name}")
+        assert page.locator(".experiment").count() == done
+        waiting.clear()
+        asked.fulfill(json={**standing(), "name": name})
+    says(page, "#status", "The figures are fresh.")
+    headings = page.locator("h2").all_inner_texts()
+    assert [text.removesuffix("Running").strip() for text in headings if "pia" in text] == names
 
 
 def test_experiments_as_the_server_tells_them(model, tmp_path, opened):

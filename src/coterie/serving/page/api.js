@@ -50,15 +50,22 @@ function entered(why) {
   entering ??= new Promise((resolve) => {
     const form = byId("key");
     const input = byId("key-input");
-    byId("key-error").textContent = why;
-    byId("key-error").hidden = !why;
+    const problem = (text) => {
+      byId("key-error").textContent = text;
+      byId("key-error").hidden = !text;
+    };
+    problem(why);
     form.hidden = false;
     byId("content").hidden = byId("forget").hidden = true;
     input.focus();
     form.onsubmit = (event) => {
       event.preventDefault();
-      if (!/^[\x21-\x7e]+$/.test(input.value.trim())) return;
-      sessionStorage.setItem(NAME, input.value.trim());
+      const key = input.value.trim();
+      if (!/^[\x21-\x7e]+$/.test(key)) { // what a header holds
+        problem("This is no key: a key has only letters a to z, digits and ASCII signs, and no spaces.");
+        return;
+      }
+      sessionStorage.setItem(NAME, key);
       input.value = "";
       form.hidden = true;
       entering = null;

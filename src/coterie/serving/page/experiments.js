@@ -112,11 +112,23 @@ async function load() {
       el("code", {}, "coterie serve MODEL --arm NAME=MODEL --experiment FILE"), "."));
     return;
   }
-  const found = await Promise.all(experiments.map(({ name }) =>
-    ask(`v1/experiments/${encodeURIComponent(name)}`).catch((error) => error)));
-  byId("experiments").replaceChildren(...experiments.map((facts, at) => shown(facts, found[at])));
+  const box = byId("experiments");
+  for (const [at, facts] of experiments.entries()) { // the server works out one at a time, and few may wait
+    const found = await ask(`v1/experiments/${encodeURIComponent(facts.name)}`).catch((error) => error);
+    if (at < box.children.length) box.children[at].replaceWith(shown(facts, found));
+    else box.append(shown(facts, found));
+  }
+  while (box.children.length > experiments.length) box.lastChild.remove();
+}
+
+let loading = null;
+
+/** Load, unless that is going on. */
+function refresh() {
+  loading ??= load().finally(() => { loading = null; });
+  return loading;
 }
 
 byId("refresh").addEventListener("click", () =>
-  load().then(() => announce("The figures are fresh."), complain));
-load().catch(complain);
+  refresh().then(() => announce("The figures are fresh."), complain));
+refresh().catch(complain);
