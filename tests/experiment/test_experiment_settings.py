@@ -42,6 +42,29 @@ def test_a_file(tmp_path):
     assert read.effect_of(read.every_metric["ctr_per_user"]) == read.minimum_effect
 
 
+def test_numerator_and_denominator_may_have_surfaces_of_their_own():
+    ratio = {"name": "m", "numerator": "clicks", "denominator": "impressions"}
+
+    def surfaces(**changes):
+        metric = experiment(metrics=[{**ratio, **changes}]).every_metric["m"]
+        return [term.column.surface for term in metric.terms]
+
+    assert surfaces() == [None, None]
+    assert surfaces(surface="home") == ["home", "home"]
+    assert surfaces(numerator_surface="home") == ["home", None]
+    assert surfaces(denominator_surface="home") == [None, "home"]
+    assert surfaces(numerator_surface="a", denominator_surface="b") == ["a", "b"]
+    for changes, why in (
+        ({"surface": "a", "numerator_surface": "b"}, "surface is that of numerator and"),
+        ({"denominator": None, "denominator_surface": "b"}, "but no denominator"),
+        ({"surface": "a page"}, "surface"),
+        ({"surface": ""}, "surface"),
+        ({"numerator_surface": "a\n"}, "numerator_surface"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            surfaces(**changes)
+
+
 def test_the_papers_metrics_come_by_surface_and_the_primary_first():
     read = experiment(surfaces=["home"], primary="ctr_per_user")
     assert list(read.every_metric) == [

@@ -100,6 +100,18 @@ def test_against_a_plain_loop():
     assert sum(counted.values()) > 30
 
 
+def test_a_ratio_of_two_surfaces_against_a_plain_loop():
+    ratio = {"name": "m", "numerator": "clicks", "numerator_surface": "home"}
+    one = experiment(metrics=[{**ratio, "denominator": "impressions"}])
+    frame = crowd(100, seed=5)
+    log = summarize(frame.lazy(), one)
+    found = log.values(one.every_metric["m"].terms, totals(log)).sum(axis=0)
+    rows = [row for row in frame.iter_rows(named=True) if one.start <= row["time"] < one.end]
+    home = sum(row["kind"] == "click" and row["surface"] == "home" for row in rows)
+    assert found.tolist() == [home, sum(row["kind"] == "impression" for row in rows)]
+    assert home > 30
+
+
 def test_days_add_up():
     log = summarize(crowd(150, seed=6).lazy(), experiment())
     for day, entered, sums in log.by_day():

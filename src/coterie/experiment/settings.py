@@ -71,7 +71,13 @@ class Metric(Config):
     denominator: Quantity | None = Field(
         None, description="By what the sum is divided; without it, by the number of users."
     )
-    surface: str | None = Field(None, description="Count only events of this surface.")
+    surface: Name | None = Field(None, description="Count only events of this surface.")
+    numerator_surface: Name | None = Field(
+        None, description="Instead of surface: count only its events, in the numerator."
+    )
+    denominator_surface: Name | None = Field(
+        None, description="Instead of surface: count only its events, in the denominator."
+    )
     window_days: float | None = Field(
         None, gt=0, description="Count only events within so many days of the user's entry."
     )
@@ -83,16 +89,29 @@ class Metric(Config):
         description="Smallest relative change worth finding; without it, the experiment's.",
     )
 
+    @model_validator(mode="after")
+    def _surfaces_fit(self) -> "Metric":
+        if self.denominator_surface is not None and self.denominator is None:
+            raise ConfigError(f"{self.name}: denominator_surface is given, but no denominator.")
+        if self.surface is not None and (self.numerator_surface or self.denominator_surface):
+            raise ConfigError(
+                f"{self.name}: surface is that of numerator and denominator; give it, or "
+                "numerator_surface and denominator_surface."
+            )
+        return self
+
     @property
     def terms(self) -> tuple[Term, ...]:
         """Numerator, and denominator if there is one."""
-        return tuple(
-            self._term(name) for name in (self.numerator, self.denominator) if name is not None
+        parts = (
+            (self.numerator, self.numerator_surface),
+            (self.denominator, self.denominator_surface),
         )
+        return tuple(self._term(name, own or self.surface) for name, own in parts if name)
 
-    def _term(self, name: str) -> Term:
+    def _term(self, name: str, surface: str | None) -> Term:
         kind, seconds, any_ = QUANTITIES[name]
-        return Term(Column(kind, seconds, self.surface, self.window_days), any_)
+        return Term(Column(kind, seconds, surface, self.window_days), any_)
 
 
 def paper_metrics(surfaces: Iterable[str]) -> tuple[Metric, ...]:

@@ -13,9 +13,10 @@ def to_toml(experiment: Experiment) -> str:
 
 
 def _value(value: Any) -> str:
-    """JSON but for tables: TOML's strings, numbers, booleans and arrays are JSON's."""
+    """JSON but for tables: TOML's strings, numbers, booleans and arrays are nearly JSON's."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_value(k)} = {_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value)
+    text = json.dumps(value, ensure_ascii=False)  # TOML has no surrogates,
+    return text.replace("\x7f", "\\u007f")  # and forbids this bare
