@@ -76,11 +76,11 @@ def test_corrections_are_within_roles(lifted):
     for result in found.results:
         groups[result.role].append(result)
     for alone in groups["primary"] + groups["guardrail"]:
-        assert alone.p_adjusted == alone.p_value
-    p = np.array([r.p_value for r in groups["secondary"]])
+        assert alone.p_value == alone.p_uncorrected
+    p = np.array([r.p_uncorrected for r in groups["secondary"]])
     p = p[~np.isnan(p)]
     assert len(p) == 4
-    adjusted = np.array([r.p_adjusted for r in groups["secondary"]])
+    adjusted = np.array([r.p_value for r in groups["secondary"]])
     order = np.sort(p)
     expected = min(order[at] * 4 / (at + 1) for at in range(4))
     assert np.nanmin(adjusted) == pytest.approx(expected)
@@ -105,8 +105,8 @@ def test_two_treatments_are_both_compared_and_holm_corrected(lifted):
     found = analysis(frame, arms={**arms, "pia": 0.45, "other": 0.05})
     primary = [r for r in found.results if r.role == "primary"]
     assert [r.comparison.arm for r in primary] == ["pia", "other"]
-    p = [r.p_value for r in primary]
-    assert min(r.p_adjusted for r in primary) == pytest.approx(2 * min(p))
+    p = [r.p_uncorrected for r in primary]
+    assert min(r.p_value for r in primary) == pytest.approx(2 * min(p))
 
 
 def test_an_experiment_that_is_decided_at_its_end(lifted):
@@ -119,7 +119,7 @@ def test_an_experiment_that_is_decided_at_its_end(lifted):
     primary = late.results[0]
     assert primary.verdict == "better"
     assert primary.interval == primary.comparison.once
-    assert primary.p_value == primary.comparison.p_once
+    assert primary.p_uncorrected == primary.comparison.p_once
     assert primary.comparison.anytime.low < primary.interval.low
 
 

@@ -6,6 +6,7 @@ from made_up import START, crowd, events, experiment
 
 from coterie.experiment.analysis import analyze
 from coterie.experiment.log import summarize
+from coterie.experiment.record import record
 from coterie.experiment.settings import DAY
 from coterie.experiment.standing import standing
 
@@ -19,7 +20,7 @@ def test_figures_are_those_of_the_analysis():
         if result.verdict == "no data":
             assert shown["lift"] is None
             continue
-        assert (shown["lift"], shown["p_value"]) == (effect.lift, result.p_adjusted)
+        assert (shown["lift"], shown["p_value"]) == (effect.lift, result.p_value)
         assert (shown["low"], shown["high"]) == (result.interval.low, result.interval.high)
     assert len(found["days"]) == 10
     for day, points in enumerate(found["days"]):
@@ -28,6 +29,24 @@ def test_figures_are_those_of_the_analysis():
     then = next(p for p in found["days"][4]["results"] if p["metric"] == "ctr_per_user")
     assert (then["lift"], then["low"]) == (today.lift, today.anytime.low)
     assert sum(found["days"][4]["users"].values()) == today.users
+
+
+def test_one_name_has_one_meaning_in_both_answers():
+    """Several secondary metrics and a pre-period: corrected and adjusted differ from plain."""
+    log, pia = crowd(2000, lift=0.3).lazy(), experiment(surfaces=["home", "movie"])
+    analysis = analyze(summarize(log, pia), pia)
+    told, known = standing(log, pia), record(analysis)
+    for one, other in zip(told["results"], known["results"], strict=True):
+        names = set(one) & set(other) - {"verdict"}
+        assert names >= {"control_mean", "mean", "lift", "low", "high", "p_value"}
+        if other["verdict"] != "no data":
+            assert {name: one[name] for name in names} == {name: other[name] for name in names}
+        assert one["verdict"] == other["sentence"]
+    assert any(one["p_value"] > one["p_uncorrected"] for one in known["results"])
+    by_day = {(one["day"], one["metric"]): one for one in known["by_day"]}
+    for one in told["days"][-1]["results"]:
+        if one["lift"] is not None:
+            assert one.items() <= by_day[10, one["metric"]].items()
 
 
 def test_counts_begin_with_entry_and_need_no_metric_of_them():

@@ -127,6 +127,9 @@ def test_numbers_for_people():
 def test_the_record_has_all_of_it():
     found = record(an_analysis(a_result("better")))
     assert found["users"] == {"control": 500, "pia": 500}
-    assert found["results"][0]["interval"] == [0.01, 0.05]
+    first = found["results"][0]
+    assert (first["low"], first["high"]) == (0.01, 0.05)
+    assert (first["p_uncorrected"], first["p_value"]) == (0.03, 0.04)
+    assert (first["control_mean"], first["mean"]) == (1.0, 1.03)
     assert found["results"][0]["sentence"].startswith("pia is better")
     assert found["log"]["last"] == "2026-03-02T00:00:00+00:00"

@@ -13,6 +13,7 @@ from coterie.cli.simulate import Outcome, OwnServer, read_tastes, run
 from coterie.cli.simulation_folder import EVENTS
 from coterie.cli.verdicts import lift_table
 from coterie.errors import MissingExtraError
+from coterie.experiment.record import record
 from coterie.experiment.report import require_extras, write_report
 from coterie.experiment.settings import Experiment
 from coterie.experiment.simulation.settings import SimulateOptions
@@ -70,20 +71,7 @@ def trial(
 
 def facts(outcome: Outcome) -> dict[str, Any]:
     """For machines: what was found, and the truth."""
-    results = outcome.analysis.results
-    return {
-        **outcome.facts(),
-        "results": [
-            {
-                "metric": one.comparison.metric.name,
-                "lift": one.comparison.effect.lift,
-                "low": one.interval.low,
-                "high": one.interval.high,
-                "verdict": one.verdict,
-            }
-            for one in results
-        ],
-    }
+    return {**outcome.facts(), "results": record(outcome.analysis)["results"]}
 
 
 def shown(outcome: Outcome, out: Path) -> Sequence[RenderableType]:

@@ -89,7 +89,7 @@ def lift_table(analysis: Analysis, arm: str, truths: Sequence[Truth]) -> Table:
     for result in analysis.results:
         one = result.comparison
         if one.arm == arm:
-            last = _true(true[one.metric.name], result) if true else p_text(result.p_adjusted)
+            last = _true(true[one.metric.name], result) if true else p_text(result.p_value)
             figures = (percent(one.effect.lift, unit=""), span(result.interval, unit=""), last)
             table.add_row(escape(one.metric.name), *figures, result.verdict)
     return table

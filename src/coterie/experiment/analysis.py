@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
+from coterie.experiment import sequential
 from coterie.experiment.effect import Effect, Indices, Interval, estimates
 from coterie.experiment.log import LogFacts, UserLog
 from coterie.experiment.mismatch import Mismatch, sample_ratio
 from coterie.experiment.moments import Floats, Moments
 from coterie.experiment.multiplicity import benjamini_hochberg, holm
-from coterie.experiment.sequential import multiplier, p_value
 from coterie.experiment.settings import Experiment, Metric, Term
 
 Role = Literal["primary", "guardrail", "secondary"]
@@ -62,11 +62,12 @@ class Result:
         The figures.
     role
         Primary metrics decide, guardrails must hold, the rest informs.
-    interval, p_value
-        Those that the experiment's ``decision`` goes by, before correction.
-    p_adjusted
-        Primary: Holm over the treatments. Secondary: Benjamini–Hochberg over all secondary
-        metrics and treatments. Guardrails: not corrected, because all of them must hold.
+    interval, p_uncorrected
+        Those that the experiment's ``decision`` goes by, for this metric and arm alone.
+    p_value
+        Corrected for the others; the verdict goes by it. Primary: Holm over the treatments.
+        Secondary: Benjamini–Hochberg over all secondary metrics and treatments. Guardrails: not
+        corrected, because all of them must hold.
     verdict
         In two words at most.
     margin
@@ -76,8 +77,8 @@ class Result:
     comparison: Comparison
     role: Role
     interval: Interval
+    p_uncorrected: float
     p_value: float
-    p_adjusted: float
     verdict: Verdict
     margin: float | None = None
 
@@ -210,9 +211,9 @@ def _comparison(
         arm=arm,
         effect=effect,
         once=effect.lift_interval(effect.multiplier(alpha)),
-        anytime=effect.lift_interval(multiplier(relative, smallest, alpha)),
+        anytime=effect.lift_interval(sequential.multiplier(relative, smallest, alpha)),
         p_once=effect.p_value(),
-        p_anytime=p_value(effect.z, relative, smallest),
+        p_anytime=sequential.p_value(effect.z, relative, smallest),
         variance_reduction=reduced,
     )
 
@@ -230,19 +231,19 @@ def _judged(
     for role, members in groups.items():
         chosen = [_chosen(one, experiment) for one in members]
         p_values = [p for _, p in chosen]
-        adjusted: Floats = np.asarray(p_values)
+        corrected: Floats = np.asarray(p_values)
         if role == "primary":
-            adjusted = holm(p_values)
+            corrected = holm(p_values)
         elif role == "secondary":
-            adjusted = benjamini_hochberg(p_values)
-        for one, (interval, p), p_adjusted in zip(members, chosen, adjusted, strict=True):
+            corrected = benjamini_hochberg(p_values)
+        for one, (interval, p), p_value in zip(members, chosen, corrected, strict=True):
             margin = margins.get(one.metric.name) if role == "guardrail" else None
             verdict = _blocked(one, experiment, alarm=alarm, finished=finished) or (
-                _direction(one, float(p_adjusted), experiment.alpha)
+                _direction(one, float(p_value), experiment.alpha)
                 if margin is None
                 else _guarded(one.metric, interval, margin)
             )
-            results.append(Result(one, role, interval, p, float(p_adjusted), verdict, margin))
+            results.append(Result(one, role, interval, p, float(p_value), verdict, margin))
     return tuple(results)
 
 

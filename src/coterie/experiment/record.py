@@ -20,44 +20,57 @@ def record(analysis: Analysis) -> dict[str, Any]:
         "sample_ratio": {**asdict(analysis.mismatch), "alarm": analysis.mismatch.alarm},
         "log": facts | {at: facts[at] and facts[at].isoformat() for at in TIMES},
         "warnings": list(warnings(analysis)),
-        "results": [
-            {**_figures(result), "sentence": sentence(result, analysis)}
-            for result in analysis.results
+        "results": [_result(result, analysis) for result in analysis.results],
+        "by_day": [
+            {"day": point.day + 1, "users": point.users, **point_figures(point)}
+            for point in analysis.curve
         ],
-        "by_day": [_point(point) for point in analysis.curve],
     }
 
 
-def _figures(result: Result) -> dict[str, Any]:
+def figures(result: Result) -> dict[str, Any]:
+    """What every answer says of a result, the server's too, by the same names.
+
+    ``control_mean`` and ``mean`` are adjusted by CUPED where there is a pre-period; ``low`` and
+    ``high`` are of the interval that decides, for this metric alone; ``p_value`` is corrected.
+    """
     one = result.comparison
-    effect = one.effect
     return {
         "metric": one.metric.name,
         "arm": one.arm,
+        "control_mean": one.effect.control.value,
+        "mean": one.effect.treatment.value,
+        "lift": one.effect.lift,
+        "low": result.interval.low,
+        "high": result.interval.high,
+        "p_value": result.p_value,
+    }
+
+
+def point_figures(point: Point) -> dict[str, Any]:
+    """The same of a day; the interval is the always-valid one."""
+    return {
+        "metric": point.metric,
+        "arm": point.arm,
+        "lift": point.lift,
+        "low": point.anytime.low,
+        "high": point.anytime.high,
+    }
+
+
+def _result(result: Result, analysis: Analysis) -> dict[str, Any]:
+    one = result.comparison
+    return {
+        **figures(result),
         "role": result.role,
         "verdict": result.verdict,
-        "control": effect.control.value,
-        "treatment": effect.treatment.value,
-        "users": [effect.control.n, effect.treatment.n],
-        "lift": effect.lift,
-        "interval": [result.interval.low, result.interval.high],
-        "p_value": result.p_value,
-        "p_adjusted": result.p_adjusted,
+        "sentence": sentence(result, analysis),
+        "users": [one.effect.control.n, one.effect.treatment.n],
+        "p_uncorrected": result.p_uncorrected,
         "anytime": [one.anytime.low, one.anytime.high],
         "once": [one.once.low, one.once.high],
         "p_once": one.p_once,
         "p_anytime": one.p_anytime,
         "variance_reduction": one.variance_reduction,
         "margin": result.margin,
-    }
-
-
-def _point(point: Point) -> dict[str, Any]:
-    return {
-        "day": point.day + 1,
-        "metric": point.metric,
-        "arm": point.arm,
-        "users": point.users,
-        "lift": point.lift,
-        "anytime": [point.anytime.low, point.anytime.high],
     }

@@ -99,7 +99,7 @@ def _cells(result: Result) -> tuple[str, ...]:
         result.verdict,
         percent(one.effect.lift, unit=""),
         span(result.interval, unit=""),
-        p_text(result.p_adjusted),
+        p_text(result.p_value),
         f"{one.effect.control.value:.4g}",
         f"{one.effect.treatment.value:.4g}",
         "–" if removed is None else percent(removed, sign=False),

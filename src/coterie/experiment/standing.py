@@ -11,8 +11,11 @@ import polars as pl
 from coterie.errors import DataError
 from coterie.experiment.analysis import Analysis, Point, Result, analyze
 from coterie.experiment.log import COUNTED, NobodyEntered, UserLog, summarize
+from coterie.experiment.record import figures, point_figures
 from coterie.experiment.settings import DAY, Experiment
 from coterie.experiment.verdict import sentence, warnings
+
+CONCLUDING = ("lift", "low", "high", "p_value")
 
 
 def standing(
@@ -76,22 +79,8 @@ def _arms(log: UserLog, experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def _result(result: Result, analysis: Analysis) -> dict[str, Any]:
-    one = result.comparison
     said = result.verdict not in ("too early", "no data", "not valid")
-    figures = {
-        "lift": one.effect.lift,
-        "low": result.interval.low,
-        "high": result.interval.high,
-        "p_value": result.p_adjusted,
-    }
-    return {
-        "metric": one.metric.name,
-        "arm": one.arm,
-        "control_mean": _number(one.effect.control.value),
-        "mean": _number(one.effect.treatment.value),
-        **{name: _number(value) if said else None for name, value in figures.items()},
-        "verdict": sentence(result, analysis),
-    }
+    return {**_shown(figures(result), said), "verdict": sentence(result, analysis)}
 
 
 def _days(log: UserLog, analysis: Analysis) -> Iterator[dict[str, Any]]:
@@ -108,19 +97,10 @@ def _days(log: UserLog, analysis: Analysis) -> Iterator[dict[str, Any]]:
             "date": (experiment.start + day * DAY).date().isoformat(),
             "users": users,
             "results": [
-                _point(one, shown=shown and min(users[control], users[one.arm]) >= least)
+                _shown(point_figures(one), shown and min(users[control], users[one.arm]) >= least)
                 for one in points.get(day, [])
             ],
         }
-
-
-def _point(point: Point, *, shown: bool) -> dict[str, Any]:
-    figures = {"lift": point.lift, "low": point.anytime.low, "high": point.anytime.high}
-    return {
-        "metric": point.metric,
-        "arm": point.arm,
-        **{name: _number(value) if shown else None for name, value in figures.items()},
-    }
 
 
 def _nothing(experiment: Experiment, count: int | None, why: str) -> dict[str, Any]:
@@ -134,7 +114,7 @@ def _nothing(experiment: Experiment, count: int | None, why: str) -> dict[str, A
             {
                 "metric": metric,
                 "arm": arm,
-                **dict.fromkeys(("control_mean", "mean", "lift", "low", "high", "p_value")),
+                **dict.fromkeys(("control_mean", "mean", *CONCLUDING)),
                 "verdict": why,
             }
             for metric in experiment.every_metric
@@ -144,5 +124,8 @@ def _nothing(experiment: Experiment, count: int | None, why: str) -> dict[str, A
     }
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _shown(found: dict[str, Any], said: bool) -> dict[str, Any]:
+    """The figures, with None where there is no number; those that conclude only if ``said``."""
+    hidden = {name for name in CONCLUDING if not said}
+    hidden |= {n for n, one in found.items() if isinstance(one, float) and not math.isfinite(one)}
+    return {name: None if name in hidden else value for name, value in found.items()}

@@ -56,7 +56,7 @@ def sentence(result: Result, analysis: Analysis) -> str:
         return f"No verdict on {name} yet: {_why_early(result, analysis)}"
     if result.role == "guardrail":
         return _guardrail(result, f"{name} of {one.arm}: {found})")
-    p = f"{'adjusted ' if _corrected(result, analysis) else ''}p {_equals(result.p_adjusted)}"
+    p = f"{'adjusted ' if _corrected(result, analysis) else ''}p {_equals(result.p_value)}"
     if result.verdict == "undecided":
         return (
             f"No difference in {name} is shown for {one.arm}: {found}, {p}). "
@@ -162,7 +162,8 @@ def method(analysis: Analysis) -> tuple[str, ...]:
     adjusted = any(result.comparison.variance_reduction for result in analysis.results)
     cuped = (
         f"Values are adjusted for what the same users did in the {experiment.pre_period_days} days "
-        "before the start (CUPED), which narrows intervals and moves no expectation."
+        "before the start (CUPED), which narrows intervals and moves no expectation: they need not "
+        "be what the plain sums give."
         if adjusted
         else "There is no pre-period, so nothing is adjusted (CUPED)."
     )
