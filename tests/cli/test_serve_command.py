@@ -3,14 +3,17 @@
 import builtins
 import re
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
+from coterie.errors import StorageError
 from coterie.serving import process
+from coterie.serving.keys import Keys
 from coterie.serving.settings import ServeConfig
-from coterie.serving.store import Store
+from coterie.serving.store import Store, StoreUnavailable
 
 EXPERIMENT = """
 name = "pia"
@@ -27,11 +30,12 @@ def started(monkeypatch, tmp_path):
     """What would be served; nothing listens."""
     calls = []
 
-    def run(config, fleet, store, keys):
+    def run(config, fleet, store, keys, listening):
         calls.append((config, fleet, store, keys))
         store.close()
 
     monkeypatch.setattr(process, "run", run)
+    monkeypatch.setattr(process, "bind", lambda config: socket.socket())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COTERIE_API_KEYS", raising=False)
     return calls
@@ -50,7 +54,7 @@ def test_defaults(coterie, workspace, started, tmp_path):
 
 
 def test_file_flags_filters_arms_and_keys(coterie, workspace, started, tmp_path, monkeypatch):
-    monkeypatch.setenv("COTERIE_API_KEYS", "a key that is long enough")
+    monkeypatch.setenv("COTERIE_API_KEYS", "a-key-that-is-long-enough")
     (tmp_path / "stock.txt").write_text("1003\n1004\n")
     (tmp_path / "pia.toml").write_text(EXPERIMENT)
     (tmp_path / "serve.toml").write_text(
@@ -103,6 +107,7 @@ def test_histories_are_imported_first(coterie, workspace, started, tmp_path):
         (["--config", "empty.toml"], "a filter needs allow or deny"),
         (["--config", "lost.toml"], "lost.txt cannot be read"),
         (["--config", "number.toml"], "filters.x must be a table"),
+        (["--config", "space.toml"], "requests cannot ask for 'in stock'"),
     ],
 )
 def test_mistakes(flags, expected, coterie, workspace, started, tmp_path):
@@ -110,6 +115,7 @@ def test_mistakes(flags, expected, coterie, workspace, started, tmp_path):
     (tmp_path / "odd.toml").write_text("[serve]\nqueu_size = 3\n")
     (tmp_path / "empty.toml").write_text("[filters.x]\n")
     (tmp_path / "lost.toml").write_text('[filters.x]\nallow = ["@lost.txt"]\n')
+    (tmp_path / "space.toml").write_text('[filters."in stock"]\nallow = [1003]\n')
     (tmp_path / "number.toml").write_text("[filters]\nx = 3\n")
     ended = coterie("serve", workspace.run, *(flag.format(run=workspace.run) for flag in flags))
     assert ended.code == 2, ended.err
@@ -124,12 +130,43 @@ def test_short_keys_and_wrong_models(coterie, workspace, started, monkeypatch):
     assert (ended.code, "at least 16" in ended.message()) == (2, True)
 
 
-def test_a_taken_port(coterie, workspace, tmp_path, monkeypatch):
+def test_a_taken_port_is_told_before_anything_is_loaded(coterie, workspace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("coterie.serving.fleet.Fleet", None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = coterie("serve", workspace.run, "--port", taken.getsockname()[1])
     assert ended.code == 2
     assert "cannot be listened on" in ended.message()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_port_is_ours_but_refuses_until_all_is_loaded():
+    with process.bind(ServeConfig(port=0)) as bound:
+        port = bound.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            closed = []
+            store = SimpleNamespace(close=lambda: closed.append(True))
+            with pytest.raises(StorageError, match="cannot be listened on"):
+                process.run(ServeConfig(port=port), None, store, Keys(), bound)
+            assert closed
+
+
+def test_an_import_into_a_store_that_goes_away(coterie, workspace, started, monkeypatch):
+    def away(self, data):
+        raise StoreUnavailable("the server closed the connection")
+
+    monkeypatch.setattr(Store, "import_histories", away)
+    ended = coterie("serve", workspace.run, "--import-histories", workspace.data)
+    assert ended.code == 2
+    assert "sqlite:///coterie.db: the server closed the connection" in " ".join(
+        ended.message().split()
+    )
+    assert started == []
 
 
 def test_without_the_extra(coterie, workspace, monkeypatch):

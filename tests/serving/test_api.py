@@ -21,9 +21,9 @@ from coterie.serving.keys import Keys
 from coterie.serving.metrics import Metrics
 from coterie.serving.service import Service
 from coterie.serving.settings import ItemFilter, ServeConfig
-from coterie.serving.store import Store
+from coterie.serving.store import Store, StoreUnavailable
 
-KEY = "a key that is long enough"
+KEY = "a-key-that-is-long-enough"
 NOW = datetime.now(UTC)
 PIA = Experiment(
     name="pia",
@@ -143,6 +143,9 @@ def test_a_users_history_is_what_the_events_made_it(api):
         == (recommend(api, history=[1001], k=20).json()["items"])
     ), "a history that is given counts instead of the stored one"
     assert recommend(api, user=12, k=1).status_code == 200
+    api.post("/v1/events", json={**EVENT, "event_id": "e3", "item": "gone"})
+    unknown = recommend(api, user="ann", deny=["?"]).json()["unknown"]
+    assert unknown == ["?"], "of the request, not of what is stored"
 
 
 def test_a_batch_is_its_requests(api):
@@ -403,6 +406,72 @@ def test_what_the_loop_has_no_room_for_is_refused_at_once():
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert "under way" in refused.json()["detail"]
     assert b'status="503"' in metrics.text()
+
+
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/events"])
+def test_a_body_that_drips_is_given_up(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("coterie.serving.guard.BODY_SECONDS", 0.1)
+    sent, received = [], []
+
+    async def receive():
+        await asyncio.sleep(0.02)
+        received.append(1)
+        return {"type": "http.request", "body": b" ", "more_body": len(received) < 50}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    with client(tmp_path) as api:
+        asyncio.run(api.app(scope, receive, send))
+    assert sent[0]["status"] == 408
+    assert b"took over 0.1 s" in sent[1]["body"]
+
+
+def test_pages_of_other_sites_may_not_post(api):
+    for site, status in (("cross-site", 403), ("same-origin", 200), ("none", 200)):
+        answer = api.post("/v1/events", json=EVENT, headers={"Sec-Fetch-Site": site})
+        assert answer.status_code == status
+        if status == 403:
+            assert "another site" in answer.json()["detail"]
+            assert recommend(api, user="ann").json()["fallback"], "nothing was stored"
+        asked = api.post(
+            "/v1/recommend", json={"history": [1001]}, headers={"Sec-Fetch-Site": site}
+        )
+        assert asked.status_code == status
+    assert api.get("/v1/about", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+
+
+def test_why_the_store_is_away_is_logged_once_and_not_told(api, monkeypatch, caplog):
+    causes = iter(["disk full", "disk full", "locked", "disk full"])
+
+    async def away(events):
+        raise StoreUnavailable(next(causes))
+
+    monkeypatch.setattr(api.service, "add_events", away)
+    with caplog.at_level(logging.WARNING, logger="coterie.serving"):
+        answers = [api.post("/v1/events", json=EVENT) for _ in range(4)]
+    assert {(one.status_code, one.json()["detail"]) for one in answers} == {
+        (503, "The store does not answer.")
+    }
+    assert [record.why for record in caplog.records] == ["disk full", "locked", "disk full"]
+
+
+def test_readiness_asks_the_store_once_a_second(api, monkeypatch):
+    asked = []
+    histories = api.service._store.histories
+    monkeypatch.setattr(
+        api.service._store, "histories", lambda *more: asked.append(1) or histories(*more)
+    )
+    assert {api.get("/readyz").json()["status"] for _ in range(20)} == {"ready"}
+    assert len(asked) == 1
+    api.service._looked -= 1
+    api.get("/readyz")
+    assert len(asked) == 2
+    api.service.stop()
+    refused = api.get("/readyz")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert set(refused.json()) == {"detail", "request_id"}
 
 
 def test_a_wrong_key_is_401_everywhere_and_health_is_open(tmp_path):

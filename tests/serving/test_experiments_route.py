@@ -134,10 +134,11 @@ def test_unknown_experiments_and_hostile_names(tmp_path):
     [({"most_log": 5}, "more than 5 events"), ({"analyze_seconds": 0.01}, "longer than 0.01 s")],
 )
 def test_a_log_that_is_too_long_is_refused_clearly_and_not_tried_again(tmp_path, settings, why):
-    with client(tmp_path, **settings) as api:
+    with client(tmp_path, keep_seconds=60, **settings) as api:
         api.store.add(people())
         answer = api.get("/v1/experiments/pia")
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.status_code == 503
+        assert 1 < int(answer.headers["retry-after"]) <= 60, "as long as this is the answer"
         assert why in answer.json()["detail"]
         assert "coterie experiment analyze" in answer.json()["detail"]
         again = api.get("/v1/experiments/pia")

@@ -1,5 +1,6 @@
 """Models by arm, versions, and folders that must not be trusted."""
 
+import asyncio
 import json
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,11 @@ from coterie.experiment.assignment import arm_of
 from coterie.experiment.settings import Experiment
 from coterie.files import MANIFEST
 from coterie.serving.fleet import Fleet
+from coterie.serving.metrics import Metrics
 from coterie.serving.served import load
-from coterie.serving.settings import ItemFilter
+from coterie.serving.service import Service
+from coterie.serving.settings import ItemFilter, ServeConfig
+from coterie.serving.store import Store
 
 NOW = datetime.now(UTC)
 
@@ -83,10 +87,55 @@ def test_a_new_version_is_loaded_once_and_a_broken_one_reported_once(tmp_path):
     manifest = folder / MANIFEST
     manifest.write_text(manifest.read_text() + " ")
     failed = fleet.newer(tried={})
-    assert failed == {"default": version_of(folder)}
+    assert failed["default"].startswith(version_of(folder))
     assert fleet.newer(tried=failed) == {}
     shutil.rmtree(folder)
     assert fleet.newer(tried={}) == {}, "what is gone is served on"
+
+
+def test_a_repaired_version_is_served_and_so_is_one_that_comes_back(tmp_path):
+    folder = save(tmp_path / "model", 0)
+    service = Service(
+        ServeConfig(), Fleet({"default": folder}), Store(f"sqlite:///{tmp_path}/s.db"), Metrics()
+    )
+
+    def served_after_a_look():
+        asyncio.run(service.reload(again=False))
+        return service.fleet["default"].version
+
+    first = version_of(folder)
+    save(folder, 1)
+    second, weights = version_of(folder), folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert served_after_a_look() == served_after_a_look() == first
+    weights.write_bytes(whole)  # the manifest is as it was
+    assert served_after_a_look() == second
+    save(folder, 0)
+    assert served_after_a_look() == first
+    save(folder, 1)
+    assert served_after_a_look() == second
+    asyncio.run(service.close())
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), RuntimeError("odd")])
+def test_an_arm_that_cannot_be_read_does_not_keep_the_others_from_new_versions(
+    error, tmp_path, monkeypatch
+):
+    folders = {name: save(tmp_path / name, 0) for name in ("default", "pia")}
+    fleet = Fleet(folders, experiments=(experiment(),))
+    for folder in folders.values():
+        save(folder, 1)
+
+    def reading(folder, **more):
+        if folder == folders["default"]:
+            raise error
+        return load(folder, **more)
+
+    monkeypatch.setattr("coterie.serving.fleet.load", reading)
+    found = fleet.newer(tried={})
+    assert found["pia"].version == version_of(folders["pia"])
+    assert fleet.newer(tried={"default": found["default"]}).keys() == {"pia"}
 
 
 def test_a_folder_that_changes_while_it_is_read_is_not_served(tmp_path, monkeypatch):

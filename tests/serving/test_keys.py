@@ -7,7 +7,7 @@ import pytest
 from coterie.errors import ConfigError
 from coterie.serving.keys import VARIABLE, Keys
 
-FIRST, SECOND = "k" * 16, "another and longer key"
+FIRST, SECOND = "k" * 16, "another-and-longer-key"
 
 
 @pytest.fixture
@@ -52,6 +52,16 @@ def test_keys_that_can_be_guessed_are_refused_and_not_repeated(text, monkeypatch
     with pytest.raises(ConfigError, match="at least 16") as caught:
         Keys.from_environment()
     assert FIRST not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "odd", ["sixteen and a space", "schlüssel-schlüssel", "tab\tin-the-middle-of"]
+)
+def test_keys_that_no_client_can_send_are_refused_and_not_repeated(odd, monkeypatch):
+    monkeypatch.setenv(VARIABLE, f"{FIRST},{odd}")
+    with pytest.raises(ConfigError, match="cannot send") as caught:
+        Keys.from_environment()
+    assert odd not in str(caught.value)
 
 
 def test_every_key_is_compared_in_constant_time_whichever_fits(keys, monkeypatch):

@@ -5,15 +5,14 @@ import http.client
 import json
 import signal
 import socket
-import sqlite3
 import threading
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
+from held_up import held_up
 from live_server import serving, wait_until
 from served_models import FIRST, N_ITEMS, save, small_model
 
@@ -28,17 +27,6 @@ def event(event_id, **more):
     return {"event_id": event_id, "user": "ann", "kind": "click", "item": "1003", "time": time} | (
         more
     )
-
-
-@contextmanager
-def locked(sqlite):
-    """Nobody else writes to the store meanwhile."""
-    connection = sqlite3.connect(sqlite.removeprefix("sqlite:///"), isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    finally:
-        connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +159,7 @@ def test_overload_is_503_with_retry_after_and_never_500(model, sqlite):
 
 def test_a_stopped_server_answers_what_it_accepted(model, sqlite):
     with serving(model, sqlite, "--timeout-seconds", 30) as server:
-        with concurrent.futures.ThreadPoolExecutor(8) as pool, locked(sqlite):
+        with concurrent.futures.ThreadPoolExecutor(8) as pool, held_up(sqlite):
             asked = [pool.submit(server.post, "/v1/events", event(f"e{at}")) for at in range(8)]
             time.sleep(0.5)  # they wait in the lane
             assert not any(one.done() for one in asked)
@@ -188,6 +176,68 @@ def test_a_stopped_server_answers_what_it_accepted(model, sqlite):
 def test_interrupted_from_the_keyboard_is_a_success_too(model, sqlite):
     with serving(model, sqlite) as server:
         assert server.stop(signal.SIGINT) == 0
+
+
+def asking(server, *asked):
+    """Ask, and be sure that the server has begun to answer; the answer comes later."""
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    answer = pool.submit(server.ask, *asked)
+    pool.shutdown(wait=False)
+    time.sleep(0.5)
+    assert not answer.done()
+    return answer
+
+
+def test_a_locked_table_does_not_keep_the_server_from_ending(model, postgres):
+    """Neither the statement nor the request would be given up for a minute."""
+    database = postgres.database()
+    flags = ("--timeout-seconds", 60, "--stop-seconds", 1)
+    with serving(model, database, *flags) as server, held_up(database):
+        asked = [
+            asking(server, "POST", "/v1/events", event("a")),
+            asking(server, "POST", "/v1/recommend", {"user": "ann"}),
+            asking(server, "GET", "/readyz"),
+        ]
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        for one in asked:
+            assert one.exception() or one.result().status >= 500
+    assert server.logged("stopped")
+
+
+def test_a_second_signal_ends_the_server_at_once(model, sqlite):
+    with serving(model, sqlite, "--timeout-seconds", 60, "--stop-seconds", 60) as server:
+        with held_up(sqlite):
+            asked = asking(server, "POST", "/v1/events", event("a"))
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert server.process.poll() is None, "the first one waits for the answer"
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(20) == -signal.SIGINT
+        assert asked.exception()
+
+
+EXPERIMENT = """
+name = "pia"
+start = 2026-03-01T00:00:00Z
+end = 2126-03-29T00:00:00Z
+[arms]
+control = 0.5
+treated = 0.5
+"""
+
+
+def test_a_stopping_server_ends_a_running_analysis(model, sqlite, tmp_path):
+    file = tmp_path / "pia.toml"
+    file.write_text(EXPERIMENT)
+    flags = ("--experiment", file, "--arm", f"treated={model}")
+    with serving(model, sqlite, *flags, "--analyze-seconds", 60) as server:
+        with held_up(sqlite):  # the analysis waits for the store
+            asked = asking(server, "GET", "/v1/experiments/pia")
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(20) == 0
+        assert asked.result().status == 503
+        assert "the server is stopping" in asked.result().json()["detail"]
 
 
 def flood(server, acknowledged, stop, writer):

@@ -3,12 +3,12 @@
 import random
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 
 import polars as pl
 import pytest
 import sqlalchemy as sa
+from held_up import held_up
 from served_models import small_community
 
 from coterie.data.ids import IdMap
@@ -245,19 +245,6 @@ def test_sqlite_flushes_every_commit(sqlite):
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
     store.close()
-
-
-@contextmanager
-def held_up(database):
-    """A transaction that nobody ends has the tables."""
-    engine = sa.create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
-    with engine.connect() as connection:
-        if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.exec_driver_sql("LOCK TABLE events, histories")
-        yield
-    engine.dispose()
 
 
 def test_a_statement_that_is_held_up_is_given_up(database):

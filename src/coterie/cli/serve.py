@@ -1,5 +1,6 @@
 """``coterie serve``: a model, or the arms of an experiment, behind HTTP."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,8 @@ from coterie.cli.paths import DATA_FORMAT, SPLIT_FORMAT, format_of, model_folder
 from coterie.cli.recommend import read_ids
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
-from coterie.errors import ConfigError, MissingExtraError
-from coterie.experiment.settings import read_experiment
+from coterie.errors import ConfigError, MissingExtraError, StorageError
+from coterie.experiment.settings import NAME, read_experiment
 from coterie.serving.settings import ItemFilter, ServeConfig
 
 EXAMPLES = """\
@@ -81,8 +82,8 @@ def serve(
     helpers = None if community is None else _users(community)
     newcomers = None if import_histories is None else _users(import_histories)
     try:
-        from coterie.serving.process import run
-        from coterie.serving.store import Store
+        from coterie.serving.process import bind, run
+        from coterie.serving.store import Store, StoreUnavailable
     except ImportError as error:
         raise MissingExtraError(
             f"`coterie serve` needs {error.name}, which is not installed: "
@@ -96,12 +97,20 @@ def serve(
 
         torch.set_num_threads(threads)
     keys = Keys.from_environment()
-    fleet = Fleet(folders, experiments=experiments, filters=filters, community=helpers)
-    store = Store(options.database, seconds=options.statement_seconds)
-    if newcomers is not None:
-        count = store.import_histories(newcomers)
-        Output().note(f"{count:,} interactions are in {store}")
-    run(options, fleet, store, keys)
+    with bind(options) as listening:  # a taken port is told before the long part
+        fleet = Fleet(folders, experiments=experiments, filters=filters, community=helpers)
+        store = Store(options.database, seconds=options.statement_seconds)
+        if newcomers is not None:
+            try:
+                count = store.import_histories(newcomers)
+            except StoreUnavailable as error:
+                store.close()
+                raise StorageError(
+                    f"The histories are not all in {store}: {error}. Once it answers again, the "
+                    "same command adds what lacks."
+                ) from error
+            Output().note(f"{count:,} interactions are in {store}")
+        run(options, fleet, store, keys, listening)
 
 
 def arm_folders(given: tuple[str, ...]) -> dict[str, Path]:
@@ -119,6 +128,11 @@ def arm_folders(given: tuple[str, ...]) -> dict[str, Path]:
 
 def _filter(name: str, rules: Any) -> ItemFilter:
     """A filter of the configuration file; ``@FILE`` stands for the ids in a file."""
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(
+            f"filters: requests cannot ask for {name!r}; a name has letters, digits, '.', '_' and "
+            "'-', the first a letter or digit, at most 100."
+        )
     if not isinstance(rules, dict):
         raise ConfigError(f"filters.{name} must be a table with allow or deny, got {rules!r}.")
     given = {

@@ -1,5 +1,8 @@
 """The application: routes, pages, refusals, OpenAPI, start and end."""
 
+import logging
+import math
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -35,8 +38,9 @@ STATUS: dict[type[Exception], int] = {
     ConfigError: 422,
     NotFittedError: 422,
     NotFound: 404,
-    Overloaded: 503,
 }
+SAY_AGAIN_SECONDS = 60.0
+log = logging.getLogger(__name__)
 
 
 def create_app(service: Service, keys: Keys) -> ASGIApp:
@@ -62,7 +66,8 @@ def create_api(service: Service, *, secured: bool) -> FastAPI:
     api.include_router(pages(secured=secured))
     for kind, status in STATUS.items():
         api.add_exception_handler(kind, _refusing(status))
-    api.add_exception_handler(StoreUnavailable, _without_store)
+    api.add_exception_handler(Overloaded, _overloaded)
+    api.add_exception_handler(StoreUnavailable, _WithoutStore())
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _http)
     api.add_exception_handler(ClientDisconnect, _gone)
@@ -123,8 +128,23 @@ def _refusing(status: int) -> Callable[[Request, Exception], Response]:
     return handler
 
 
-async def _without_store(request: Request, _: Exception) -> Response:
-    return problem(request.scope, 503, "The store does not answer.")
+async def _overloaded(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Overloaded)
+    return problem(request.scope, 503, str(error), retry_seconds=error.retry_seconds)
+
+
+class _WithoutStore:
+    """Tells the operator why, whenever the cause changes and each minute; and the client that."""
+
+    def __init__(self) -> None:
+        self._cause, self._said = "", -math.inf
+
+    async def __call__(self, request: Request, error: Exception) -> Response:
+        cause, now = str(error), time.monotonic()
+        if cause != self._cause or now - self._said >= SAY_AGAIN_SECONDS:
+            log.warning("the store does not answer", extra={"why": cause})
+            self._cause, self._said = cause, now
+        return problem(request.scope, 503, "The store does not answer.")
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

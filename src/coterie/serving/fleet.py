@@ -78,24 +78,30 @@ class Fleet:
         Parameters
         ----------
         tried
-            Versions that could not be loaded, by name; they are not tried again.
+            What could not be loaded, by name, as this told it; it is not tried again until a file
+            changes.
 
         Returns
         -------
         dict
-            By name: the model; or, if it cannot be loaded, the version that failed. The one that
-            is served goes on.
+            By name: the model; or, if it cannot be loaded, what lies there. The one that is served
+            goes on.
         """
         found: dict[str, ServedModel | str] = {}
         for name, folder in self._folders.items():
             version = version_of(folder)
-            if version is None or version in (self.models[name].version, tried.get(name)):
+            if version is None or version == self.models[name].version:
+                continue
+            lies = f"{version} {_state(folder)}"
+            if lies == tried.get(name):
                 continue
             try:
                 found[name] = self._load(name)
-            except CoterieError as error:
-                log.error("the new version is not served", extra={"model": name, "why": str(error)})
-                found[name] = version
+            except Exception as error:
+                ours = isinstance(error, CoterieError | OSError)
+                facts = {"model": name, "why": str(error)}
+                log.error("the new version is not served", extra=facts, exc_info=not ours)
+                found[name] = lies
         return found
 
     def _load(self, name: str) -> ServedModel:
@@ -109,3 +115,12 @@ class Fleet:
         raise ConfigError(
             f"The arm {arm!r} of {experiment.name!r} has no model; give --arm {arm}=MODEL."
         )
+
+
+def _state(folder: Path) -> str:
+    """Sizes and times of the files; repairing one may leave the manifest, so the version, alone."""
+    try:
+        seen = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
+    except OSError:  # it is being replaced
+        return ""
+    return " ".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in seen)

@@ -10,9 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coterie.serving.keys import Keys
+from coterie.serving.lanes import RETRY_SECONDS
 from coterie.serving.metrics import Metrics
 from coterie.serving.page import PATHS
-from coterie.serving.problem import RETRY_SECONDS, body_of, problem
+from coterie.serving.problem import body_of, problem
 from coterie.serving.settings import ServeConfig
 
 OPEN = frozenset({"/healthz", "/readyz"}) | PATHS  # pages hold no data
@@ -24,6 +25,7 @@ NO_ROOM_HEADERS = [
     (b"retry-after", b"%d" % RETRY_SECONDS),
     (b"x-content-type-options", b"nosniff"),
 ]
+FOREIGN = "A browser sent this from a page of another site, which may only read."
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 BODY_SECONDS = 10.0
 NO_ANSWER = 499  # what proxies note when the client has gone
@@ -87,7 +89,9 @@ class Guard:
             await send(message)
 
         try:
-            if scope["path"] in OPEN or self._keys.admit(headers.get(b"authorization")):
+            if scope["method"] == "POST" and headers.get(b"sec-fetch-site") == b"cross-site":
+                await problem(scope, 403, FOREIGN)(scope, receive, noted)
+            elif scope["path"] in OPEN or self._keys.admit(headers.get(b"authorization")):
                 limited = _Limited(receive, self._most_bytes, headers.get(b"content-length"))
                 await self._app(scope, limited, noted)
             else:

@@ -3,12 +3,14 @@
 import hashlib
 import hmac
 import os
+import re
 from collections.abc import Iterable
 
 from coterie.errors import ConfigError
 
 VARIABLE = "COTERIE_API_KEYS"
 SHORTEST = 16
+VISIBLE = re.compile(r"[\x21-\x7e]*")
 SCHEME = b"bearer "
 
 
@@ -28,7 +30,8 @@ class Keys:
         Raises
         ------
         ConfigError
-            One is shorter than 16 characters, or the variable is set and holds none.
+            One is shorter than 16 characters or has others than visible ASCII ones, which clients
+            could not send; or the variable is set and holds none.
         """
         text = os.environ.get(VARIABLE)
         if text is None:
@@ -38,6 +41,11 @@ class Keys:
             raise ConfigError(
                 f"{VARIABLE} must hold keys of at least {SHORTEST} characters, separated by "
                 "commas; unset it to let everyone in."
+            )
+        if not all(VISIBLE.fullmatch(key) for key in keys):
+            raise ConfigError(
+                f"{VARIABLE} must hold keys of letters, digits and punctuation of ASCII; one has a "
+                "space or another character that clients cannot send."
             )
         return cls(keys)
 

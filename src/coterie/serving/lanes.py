@@ -18,11 +18,24 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Answers = Sequence[Result | Exception]
 Observe = Callable[[str, int, float], None]
+RETRY_SECONDS = 1
 LAST_SECONDS = 1.0  # that a thread whose jobs were all given up may take to end
 
 
 class Overloaded(Exception):
-    """The lane has no room, or was too slow, or what it needs is away: come back later."""
+    """The lane has no room, or was too slow, or what it needs is away: come back later.
+
+    Parameters
+    ----------
+    why
+        For whoever asked.
+    retry_seconds
+        When to come back.
+    """
+
+    def __init__(self, why: str, *, retry_seconds: int = RETRY_SECONDS) -> None:
+        super().__init__(why)
+        self.retry_seconds = retry_seconds
 
 
 @dataclass(eq=False, slots=True)
@@ -108,6 +121,7 @@ class Lane(Generic[Job, Result]):
 
     async def close(self) -> None:
         """Answer what is waiting, then end the thread; work without an end is left behind."""
+        self._forget_answered()  # also what nobody waits for any more
         await self._idle.wait()  # no longer than the time-out
         if self._loop is not None:
             self._batches.put(None)

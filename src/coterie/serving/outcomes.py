@@ -21,7 +21,7 @@ from typing import Any
 
 from coterie.errors import StorageError
 from coterie.experiment.settings import Experiment
-from coterie.serving.lanes import Lane, Observe, Overloaded
+from coterie.serving.lanes import RETRY_SECONDS, Lane, Observe, Overloaded
 from coterie.serving.settings import ServeConfig
 from coterie.serving.store import Store, StoreUnavailable
 
@@ -82,7 +82,11 @@ class Outcomes:
             task = asyncio.get_running_loop().create_task(self.lane.ask(experiment))
             kept = self._kept[experiment.name] = _Kept(task, time.monotonic())
             task.add_done_callback(lambda _: self._keep(kept))
-        return await asyncio.shield(kept.task)  # others may wait for the same
+        try:
+            return await asyncio.shield(kept.task)  # others may wait for the same
+        except TooMuch as error:
+            left = math.ceil(kept.until - time.monotonic())  # until then this is the answer
+            raise TooMuch(str(error), retry_seconds=max(left, RETRY_SECONDS)) from None
 
     def stop(self) -> None:
         """End what is being worked out."""

@@ -5,7 +5,8 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Scope
 
-RETRY_SECONDS = 1
+from coterie.serving.lanes import RETRY_SECONDS
+
 SHOWN = 5  # mistakes of one request
 
 

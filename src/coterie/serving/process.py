@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 import signal
 import socket
 import sys
@@ -10,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from coterie.errors import StorageError
 from coterie.memory import keep_freed_memory
@@ -30,17 +32,51 @@ SWITCH_SECONDS = 0.0005  # the lanes' threads need the interpreter often and for
 log = logging.getLogger(__name__)
 
 
-def run(config: ServeConfig, fleet: Fleet, store: Store, keys: Keys) -> None:
-    """Serve until SIGTERM or SIGINT; returns when all that was accepted is answered.
-
-    SIGHUP loads new versions of the models at once.
+def bind(config: ServeConfig) -> socket.socket:
+    """A socket that has the server's address, but does not listen: connections are refused yet.
 
     Raises
     ------
     StorageError
         The address is taken, or not ours.
     """
-    listening = _socket(config)
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    bound = socket.socket(family)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not while another listens
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((config.host, config.port))
+    except OSError as error:
+        bound.close()
+        raise _not_ours(config, error) from error
+    return bound
+
+
+def run(
+    config: ServeConfig, fleet: Fleet, store: Store, keys: Keys, listening: socket.socket
+) -> None:
+    """Serve until SIGTERM or SIGINT; returns when all that was accepted is answered.
+
+    SIGHUP loads new versions of the models at once.
+
+    Parameters
+    ----------
+    config, fleet, store, keys
+        What is served to whom; the store is closed at the end.
+    listening
+        As :func:`bind` gives it.
+
+    Raises
+    ------
+    StorageError
+        Another server listens at the address since it was bound.
+    """
+    try:
+        listening.listen(BACKLOG)
+    except OSError as error:
+        store.close()
+        raise _not_ours(config, error) from error
     sys.setswitchinterval(SWITCH_SECONDS)
     keep_freed_memory()
     set_up()
@@ -56,7 +92,7 @@ def run(config: ServeConfig, fleet: Fleet, store: Store, keys: Keys) -> None:
         proxy_headers=False,  # nothing asks where a request comes from
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=round(config.stop_seconds),
+        timeout_graceful_shutdown=math.ceil(config.stop_seconds),
     )
     host, port = listening.getsockname()[:2]
     models = {model.name: model.version for model in fleet.models.values()}
@@ -82,8 +118,10 @@ class _Server(uvicorn.Server):
         log.info("ready", extra=self._facts)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = self.should_exit  # the second signal
-        self.should_exit = self._service.stopping = True
+        for ending in HANDLED_SIGNALS:
+            signal.signal(ending, signal.SIG_DFL)  # the next one ends the process at once
+        self.should_exit = True
+        self._service.stop()
 
     def _reload(self) -> None:
         task = asyncio.get_running_loop().create_task(self._service.reload())
@@ -91,14 +129,8 @@ class _Server(uvicorn.Server):
         task.add_done_callback(self._reloads.discard)
 
 
-def _socket(config: ServeConfig) -> socket.socket:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    try:
-        return socket.create_server(
-            (config.host, config.port), family=family, backlog=BACKLOG, reuse_port=False
-        )
-    except OSError as error:
-        raise StorageError(
-            f"{config.host}:{config.port} cannot be listened on: {error.strerror}. Choose another "
-            "--port, or 0 for a free one."
-        ) from error
+def _not_ours(config: ServeConfig, error: OSError) -> StorageError:
+    return StorageError(
+        f"{config.host}:{config.port} cannot be listened on: {error.strerror}. Choose another "
+        "--port, or 0 for a free one."
+    )

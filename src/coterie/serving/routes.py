@@ -181,21 +181,23 @@ async def experiment(request: Request, name: Id) -> Response:
     return json_answer(await service_of(request).experiment(name))
 
 
-@router.get("/healthz", summary="Whether the process lives")
+@router.get(
+    "/healthz", summary="Whether the process lives", responses={200: {"model": wire.StatusAnswer}}
+)
 async def healthz() -> Response:
     """Always, if it can answer."""
     return json_answer({"status": "alive"})
 
 
-@router.get("/readyz", summary="Whether requests are welcome", responses={503: REFUSALS[503]})
+@router.get(
+    "/readyz",
+    summary="Whether requests are welcome",
+    responses={200: {"model": wire.StatusAnswer}, 503: REFUSALS[503]},
+)
 async def readyz(request: Request) -> Response:
-    """Models are loaded and the store answers."""
-    ready = await service_of(request).ready()
-    return Response(
-        to_json({"status": "ready" if ready else "stopping"}),
-        200 if ready else 503,
-        media_type="application/json",
-    )
+    """Models are loaded, the store answered within the last second, and no end is near."""
+    await service_of(request).ready()
+    return json_answer({"status": "ready"})
 
 
 @router.get(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from coterie.ranking import NO_ITEM
 from coterie.serving.explaining import Why, explain_each
 from coterie.serving.exploring import NO_COMMUNITY, Exploring, NotFound
 from coterie.serving.fleet import DEFAULT, Fleet
-from coterie.serving.lanes import Lane
+from coterie.serving.lanes import Lane, Overloaded
 from coterie.serving.metrics import Metrics
 from coterie.serving.outcomes import Outcomes
 from coterie.serving.scoring import Ask, Best, answer
@@ -28,6 +29,7 @@ from coterie.serving.wire import RecommendRequest
 
 SLOW_QUEUE = 16  # explanations, and questions for similar items, that may wait
 NOBODY = ""  # no user's id; asked for to see whether the store answers
+READY_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -107,29 +109,47 @@ class Service:
         self._failed: dict[str, str] = {}
         self._reloading = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[list[str]] | None = None
+        self._looked = 0.0
 
     def start(self) -> None:
         """Begin to watch for new versions, if the settings say so."""
         if self.config.watch_seconds:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
 
-    async def close(self) -> None:
-        """Answer what was accepted, then end all threads and give the store's connections back."""
+    def stop(self) -> None:
+        """Say that the end comes; what may take long is ended now. May be called by a signal."""
         self.stopping = True
         self._outcomes.stop()
+
+    async def close(self) -> None:
+        """Answer what was accepted, then end all threads and give the store's connections back."""
+        self.stop()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watching
-        for lane in self._lanes:
-            await lane.close()
+        await asyncio.gather(*(lane.close() for lane in self._lanes))
         self._store.close()
 
-    async def ready(self) -> bool:
-        """Whether requests are welcome: not stopping, and the store answers."""
-        if not self.stopping:
-            await self._histories.ask(NOBODY)
-        return not self.stopping
+    async def ready(self) -> None:
+        """Return if requests are welcome; the store is asked once a second at the most.
+
+        Raises
+        ------
+        Overloaded, StoreUnavailable
+            The server is stopping, or the store does not answer.
+        """
+        if self.stopping:
+            raise Overloaded("The server is stopping.")
+        now = time.monotonic()
+        if self._looking is None or (self._looking.done() and now - self._looked >= READY_SECONDS):
+            self._looked = now
+            self._looking = asyncio.get_running_loop().create_task(self._histories.ask(NOBODY))
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._looking)  # others may wait for the same
 
     async def recommend(self, requests: Sequence[RecommendRequest]) -> list[dict[str, Any]]:
         """The lists, in order; all or none.
@@ -280,6 +300,7 @@ class Service:
                 if isinstance(model, str):
                     self._failed[name] = model
                     continue
+                self._failed.pop(name, None)
                 self.fleet.models[name] = model
                 self.metrics.model(name, model.version)
                 log.info("new version", extra={"model": name, "version": model.version})
@@ -297,6 +318,8 @@ class Service:
         name, arm = self._arm(request)
         model = self.fleet[name]
         known, unknown = model.find(history)
+        if request.history is None:  # the answer names unknown ids of the request
+            unknown = []
         excluded, allowed, barred = known if request.exclude_seen else known[:0], None, None
         if request.deny:
             denied, more = model.find(request.deny)

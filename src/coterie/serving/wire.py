@@ -320,6 +320,12 @@ class ExperimentAnswer(Wire):
     days: list[DayOutcome]
 
 
+class StatusAnswer(Wire):
+    """The server is well."""
+
+    status: str = Field(description="alive or ready")
+
+
 class Problem(Wire):
     """Why a request was refused."""
 
