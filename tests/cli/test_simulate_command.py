@@ -59,6 +59,8 @@ def test_an_experiment_of_two_equal_arms_from_held_out_items(simulate, coterie, 
     assert {truth["lift"] for truth in found["truth"]} == {0.0}, "both arms are one model"
     assert found["truth"][0]["control"] > 0
     assert found["simulated"]["people"] == 80
+    assert found["simulated"]["visits_before"] > 0
+    assert found["results"][0]["variance_reduction"] > 0, "tastes are uneven"
     assert "held out" in found["simulated"]["tastes"]
     experiment = read_experiment(out / "experiment.toml")
     assert experiment.start <= datetime.now(UTC) < experiment.end

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import numpy as np
+import polars as pl
 import pytest
 from made_up import START, experiment
 from stub_server import Stub, listening, problem
@@ -51,13 +52,13 @@ def silent(what):
     return nullcontext(lambda done, total: None)
 
 
-def run(url, pia, *, key=None, **given):
+def run(url, pia, *, key=None, people_like=None, **given):
     options = SimulateOptions.read({"users": 60, "visits": 2.0, "k": 4, "concurrency": 5, **given})
     people = invite(pia, 20, options)
 
     async def drive():
         async with Client(url, key=key, connections=5) as client:
-            return await simulate(client, pia, tastes(), people, options, silent)
+            return await simulate(client, pia, people_like or tastes(), people, options, silent)
 
     return asyncio.run(drive())
 
@@ -73,18 +74,55 @@ def test_lists_are_asked_for_and_every_event_arrives():
     assert found.people == (places != OUTSIDE).sum() < 60
     assert set(found.events["user"]) == {ids[at] for at in np.flatnonzero(places != OUTSIDE)}
     assert (found.duplicates, found.retries, found.warnings) == (0, 0, ())
-    shown = found.events.filter(kind="impression")
+    labelled = found.events.filter(pl.col("experiment").is_not_null())
+    shown = labelled.filter(kind="impression")
     assert len(shown) == 4 * found.visits
     assert set(shown.filter(arm="control")["item"]) == {"1000", "1001", "1002", "1003"}
     assert set(shown.filter(arm="pia")["item"]) == {"1001", "1002", "1003", "1004"}
     assert shown["time"].min() >= START
     assert shown["time"].max() < pia.end
     assert set(shown["surface"]) == {"home", "movie"}
-    clicks, watches = found.events.filter(kind="click"), found.events.filter(kind="watch")
+    clicks, watches = labelled.filter(kind="click"), labelled.filter(kind="watch")
     assert len(clicks) == len(watches) > 0
     assert watches["seconds"].min() > 0
     asked = [body for path, body, _ in stub.requests if path == "/v1/recommend"]
     assert {tuple(body["history"]) for body in asked} == {(1040, 1050)}
+
+
+def test_before_the_start_people_see_the_controls_lists_in_no_experiment():
+    pia = experiment(surfaces=["home", "movie"], pre_period_days=5)
+    with listening(Stub(pia)) as url:
+        found = run(url, pia, users=200)
+    before = found.events.filter(pl.col("experiment").is_null())
+    shown = before.filter(kind="impression")
+    assert len(shown) == 4 * found.before
+    assert found.before == pytest.approx(found.visits / 2, rel=0.15), "five days against ten"
+    assert START - 5 * DAY <= before["time"].min() < before["time"].max() < START
+    assert before["arm"].is_null().all()
+    assert set(shown["item"]) == {"1000", "1001", "1002", "1003"}
+    assert set(shown["surface"]) == {"home", "movie"}
+    none = experiment(pre_period_days=0)
+    with listening(Stub(none)) as url:
+        assert run(url, none).before == 0
+    with listening(Stub(pia)) as url:
+        assert run(url, experiment(pre_period_days=300)).before < 200, "no more than in it"
+
+
+def test_the_pre_period_narrows_the_interval_around_the_truth():
+    """People like everything, or next to nothing; CUPED knows which from before."""
+    known = tastes().known
+    uneven = Tastes(known, lambda user, item: np.full(len(item), 0.1 + 0.8 * (user % 2)), "made up")
+    pia = experiment(least_users=50)
+    with listening(Stub(pia)) as url:
+        found = run(url, pia, users=400, people_like=uneven)
+    log = summarize(found.events.lazy(), pia)
+    first = analyze(log, pia).results[0]
+    assert first.comparison.variance_reduction > 0.3
+    truth = next(one for one in found.truths if one.metric == "ctr_per_impression")
+    assert truth.lift == 0
+    assert abs(first.comparison.effect.lift) < 4 * first.comparison.effect.relative_se
+    (watched,) = [one for one in found.truths if one.metric == "watch_seconds_per_user"]
+    assert watched.lift == 0
 
 
 def test_the_planted_truth_is_found():
@@ -243,7 +281,7 @@ def test_lists_may_be_empty():
     pia = experiment()
     with listening(Stub(pia, n_items=1)) as url:  # the treatment has none
         found = run(url, pia)
-    assert set(found.events["arm"]) == {"control"}
+    assert set(found.events["arm"].drop_nulls()) == {"control"}
     assert all(np.isnan(truth.treatment) for truth in found.truths)
 
 

@@ -149,6 +149,7 @@ class Outcome:
             "simulated": {
                 "people": one.people,
                 "visits": one.visits,
+                "visits_before": one.before,
                 "events": len(one.events),
                 "duplicates": one.duplicates,
                 "retries": one.retries,
@@ -178,7 +179,8 @@ class Outcome:
                     f"other); the interval {says}."
                 )
         yield (
-            f"[dim]{one.people:,} people, {one.visits:,} visits, {len(one.events):,} events "
+            f"[dim]{one.people:,} people, {one.visits:,} visits ({one.before:,} more before the "
+            f"start, for CUPED), {len(one.events):,} events "
             f"acknowledged; {one.retries:,} requests sent again. Tastes: {self.tastes.about}.[/]"
         )
         yield from (f"[bold red]{escape(text)}[/]" for text in one.warnings)

@@ -22,7 +22,7 @@ from coterie.experiment.simulation.client import Client
 from coterie.experiment.simulation.settings import SimulateOptions
 from coterie.experiment.simulation.tastes import Tastes
 from coterie.experiment.simulation.truth import Expected, Truth, truths
-from coterie.experiment.simulation.visits import DELAY, Visits, draw_visits
+from coterie.experiment.simulation.visits import DELAY, Visits, draw_before, draw_visits
 
 ItemId = int | str
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -40,8 +40,8 @@ class Simulated:
         All that the server acknowledged, with the columns of a log.
     truths
         Every metric and treatment.
-    people, visits
-        How many took part, and how often they came.
+    people, visits, before
+        How many took part, how often they came, and how often in the pre-period.
     duplicates
         Events that the server had already.
     retries
@@ -54,6 +54,7 @@ class Simulated:
     truths: tuple[Truth, ...]
     people: int
     visits: int
+    before: int
     duplicates: int
     retries: int
     warnings: tuple[str, ...]
@@ -71,14 +72,15 @@ class People:
         Row of each one's taste, int64 ``[P]``.
     arm
         Name of each one's arm.
-    visits
-        Everybody's.
+    visits, before
+        Everybody's, in the experiment and in its pre-period.
     """
 
     ids: list[str]
     taste: NDArray[np.int64]
     arm: list[str]
     visits: Visits
+    before: Visits
 
 
 def invite(experiment: Experiment, n_tastes: int, options: SimulateOptions) -> People:
@@ -100,7 +102,8 @@ def invite(experiment: Experiment, n_tastes: int, options: SimulateOptions) -> P
             )
     rng = np.random.default_rng([options.seed, 0])
     visits = draw_visits(experiment, len(inside), options.visits, rng)
-    return People([ids[at] for at in inside], inside % n_tastes, arms, visits)
+    before = draw_before(experiment, len(inside), options.visits, rng)
+    return People([ids[at] for at in inside], inside % n_tastes, arms, visits, before)
 
 
 async def simulate(
@@ -114,7 +117,8 @@ async def simulate(
     """Drive the server through all visits; what people see does not depend on what they did.
 
     A request carries the person's history as it is in the data, so that each arm gives a person
-    one list, and the true lift follows from the lists.
+    one list, and the true lift follows from the lists. In the pre-period everybody sees the
+    control's lists, and events carry no experiment.
 
     Parameters
     ----------
@@ -148,6 +152,7 @@ async def simulate(
         truths=truths(experiment, arms, people.visits),
         people=len(people.ids),
         visits=len(people.visits),
+        before=len(people.before),
         duplicates=run.duplicates,
         retries=client.retries,
         warnings=(MOVED,) if run.moved else (),
@@ -194,6 +199,7 @@ class _Run:
         self._versions: dict[str, str] = {}
         self._history = lru_cache(None)(tastes.history)
         self._relevance = lru_cache(None)(tastes.relevance)  # of each list once, not each visit
+        self._plain: dict[int, tuple[ItemId, ...]] = {}  # the control's list for each taste
         self.rows: list[tuple[Any, ...]] = []  # acknowledged events
         self.duplicates = 0
         self.moved = False
@@ -207,6 +213,8 @@ class _Run:
         async def ask(taste: int) -> None:
             shown = await self._list(asks_as, arm, taste, None)
             relevance[taste] = self._relevance(taste, shown)
+            if arm == self._experiment.arm_names[0]:
+                self._plain[taste] = shown
             tell(len(relevance), len(tastes))
 
         await self._each(iter(tastes), ask)
@@ -214,21 +222,23 @@ class _Run:
 
     async def visit_all(self, tell: Callable[[int, int], None]) -> None:
         """Everybody comes; a person's visits one after the other, several people at once."""
-        visits, done = self._people.visits, 0
-        edges = np.append(visits.first, len(visits))
+        done, periods = 0, (self._people.before, self._people.visits)
+        total = sum(map(len, periods))
+        edges = [np.append(visits.first, len(visits)) for visits in periods]
 
         async def come(person: int) -> None:
             nonlocal done
-            for number, visit in enumerate(range(edges[person], edges[person + 1])):
-                await self._visit(person, number, visit)
-                done += 1
-                tell(done, len(visits))
+            for inside, edge in enumerate(edges):
+                for number, visit in enumerate(range(edge[person], edge[person + 1])):
+                    await self._visit(person, number, visit, inside=bool(inside))
+                    done += 1
+                    tell(done, total)
 
         try:
-            await self._each(iter(range(visits.n_people)), come)
+            await self._each(iter(range(len(self._people.ids))), come)
         except ServerError as error:
             raise ServerError(
-                f"{error} {done:,} of {len(visits):,} visits had been acknowledged."
+                f"{error} {done:,} of {total:,} visits had been acknowledged."
             ) from error
 
     async def _each(self, jobs: Iterator[int], work: Callable[[int], Any]) -> None:
@@ -243,12 +253,14 @@ class _Run:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    async def _visit(self, person: int, number: int, visit: int) -> None:
-        people, visits = self._people, self._people.visits
+    async def _visit(self, person: int, number: int, visit: int, *, inside: bool) -> None:
+        people, name = self._people, self._experiment.name
+        visits = people.visits if inside else people.before
         user, arm, taste = people.ids[person], people.arm[person], int(people.taste[person])
         surface = visits.surfaces[visits.surface[visit]]
-        shown = await self._list(user, arm, taste, surface)
-        rng = np.random.default_rng([self._options.seed, 1, person, number])
+        shown = await self._list(user, arm, taste, surface) if inside else self._plain[taste]
+        rng = np.random.default_rng([self._options.seed, 1 if inside else 2, person, number])
+        stem = f"{name}-{user}-{number}" if inside else f"{name}-{user}-before-{number}"
         seconds = self._clicks.draw(self._relevance(taste, shown), rng, self._options.k)
         events = []
         for place, (item, watched) in enumerate(zip(shown, seconds.tolist(), strict=True)):
@@ -256,15 +268,15 @@ class _Run:
                 second = int(visits.second[visit]) + DELAY[kind]
                 events.append(
                     {
-                        "event_id": f"{self._experiment.name}-{user}-{number}-{place}-{kind}",
+                        "event_id": f"{stem}-{place}-{kind}",
                         "user": user,
                         "kind": kind,
                         "time": self._experiment.start + timedelta(seconds=second),
                         "item": str(item),
                         "surface": surface,
                         "seconds": watched if kind == "watch" else None,
-                        "experiment": self._experiment.name,
-                        "arm": arm,
+                        "experiment": name if inside else None,
+                        "arm": arm if inside else None,
                     }
                 )
         if events:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coterie.errors import ConfigError
-from coterie.experiment.settings import Column, Experiment, Kind
+from coterie.experiment.settings import DAY, Column, Experiment, Kind
 
 SHORTEST = 3600  # seconds of an experiment
 LAST = 60  # seconds before the end in which nobody comes, so that what follows still counts
@@ -22,11 +22,12 @@ class Visits:
     Parameters
     ----------
     person, second, surface
-        Whose, when (since the experiment's start) and where (place in ``surfaces``), int64 ``[V]``.
+        Whose, when (since the experiment's start, below 0 before it) and where (place in
+        ``surfaces``), int64 ``[V]``.
     surfaces
         Where one can be; None if the experiment names no surface.
     n_people
-        Each comes at least once.
+        Of the experiment; each comes at least once in it.
     """
 
     person: NDArray[np.int64]
@@ -40,7 +41,7 @@ class Visits:
 
     @property
     def first(self) -> NDArray[np.int64]:
-        """Place of each person's first visit, int64 ``[P]``."""
+        """Place of each person's first visit, or where it would be, int64 ``[P]``."""
         return np.searchsorted(self.person, np.arange(self.n_people))
 
     def counting(self, column: Column) -> NDArray[np.int64]:
@@ -71,9 +72,33 @@ def draw_visits(
             f"{experiment.name} lasts {seconds} s; an experiment of an hour or more can be "
             "simulated."
         )
-    person = np.repeat(np.arange(n_people), 1 + rng.poisson(mean - 1, n_people))
-    second = rng.integers(0, seconds - LAST, len(person))
+    times = 1 + rng.poisson(mean - 1, n_people)
+    return _drawn(experiment, times, (0, seconds - LAST), rng)
+
+
+def draw_before(
+    experiment: Experiment, n_people: int, mean: float, rng: np.random.Generator
+) -> Visits:
+    """Visits of the pre-period, as many by day as in the experiment but no more in all.
+
+    Some people do not come: CUPED knows nothing of them, as of new users.
+    """
+    period = experiment.pre_period_days * DAY
+    share = min(1.0, period / (experiment.end - experiment.start))
+    times = rng.poisson(mean * share, n_people)
+    return _drawn(experiment, times, (-int(period.total_seconds()), -LAST), rng)
+
+
+def _drawn(
+    experiment: Experiment,
+    times: NDArray[np.int64],
+    period: tuple[int, int],
+    rng: np.random.Generator,
+) -> Visits:
+    """So many visits of each person, at any second of a period and on any surface."""
+    person = np.repeat(np.arange(len(times)), times)
+    second = rng.integers(*period, len(person)) if len(person) else np.zeros(0, dtype=np.int64)
     surfaces = experiment.surfaces or (None,)
     surface = rng.integers(0, len(surfaces), len(person))
     order = np.lexsort((second, person))
-    return Visits(person, second[order], surface, surfaces, n_people)
+    return Visits(person, second[order], surface, surfaces, len(times))
