@@ -93,7 +93,9 @@ def test_a_new_version_is_loaded_once_and_a_broken_one_reported_once(tmp_path):
     assert fleet.newer(tried={}) == {}, "what is gone is served on"
 
 
-def test_a_repaired_version_is_served_and_so_is_one_that_comes_back(tmp_path):
+@pytest.fixture
+def watched(tmp_path):
+    """A folder, and a function that looks for a new version and gives the one that is served."""
     folder = save(tmp_path / "model", 0)
     service = Service(
         ServeConfig(), Fleet({"default": folder}), Store(f"sqlite:///{tmp_path}/s.db"), Metrics()
@@ -103,6 +105,12 @@ def test_a_repaired_version_is_served_and_so_is_one_that_comes_back(tmp_path):
         asyncio.run(service.reload(again=False))
         return service.fleet["default"].version
 
+    yield folder, served_after_a_look
+    asyncio.run(service.close())
+
+
+def test_a_repaired_version_is_served(watched):
+    folder, served_after_a_look = watched
     first = version_of(folder)
     save(folder, 1)
     second, weights = version_of(folder), folder / "model.safetensors"
@@ -111,11 +119,23 @@ def test_a_repaired_version_is_served_and_so_is_one_that_comes_back(tmp_path):
     assert served_after_a_look() == served_after_a_look() == first
     weights.write_bytes(whole)  # the manifest is as it was
     assert served_after_a_look() == second
-    save(folder, 0)
-    assert served_after_a_look() == first
+
+
+def test_a_version_that_once_failed_is_served_when_it_comes_back(watched, monkeypatch):
+    """It comes back as it was, with the times of its files."""
+    folder, served_after_a_look = watched
     save(folder, 1)
+    with monkeypatch.context() as failing:
+        failing.setattr("coterie.serving.fleet.load", lambda *_, **more: 1 / 0)
+        first = served_after_a_look()
+    second = version_of(folder)
+    assert served_after_a_look() == first != second, "it is not tried each time"
+    aside = folder.rename(folder.with_name("aside"))
+    third = version_of(save(folder, 2))
+    assert served_after_a_look() == third
+    shutil.rmtree(folder)
+    aside.rename(folder)
     assert served_after_a_look() == second
-    asyncio.run(service.close())
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("gone"), RuntimeError("odd")])

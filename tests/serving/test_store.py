@@ -1,6 +1,7 @@
 """Events and histories, in SQLite and in PostgreSQL."""
 
 import random
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
@@ -16,7 +17,7 @@ from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, DataError, StorageError
 from coterie.experiment.events import SCHEMA, Event, check_events, events_frame
 from coterie.serving import tables
-from coterie.serving.migrate import FOLDER, NEWEST, migrate
+from coterie.serving.migrate import FOLDER, LOCK, NEWEST, migrate
 from coterie.serving.store import Store, StoreUnavailable, _limits, storable
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -252,10 +253,20 @@ def test_a_statement_that_is_held_up_is_given_up(database):
     with held_up(database), pytest.raises(StoreUnavailable, match=r"statement timeout|locked"):
         store.add([event("a")])
     assert store.add([event("a")]) == [True]
-    with ThreadPoolExecutor(4) as pool:  # starting together takes as long as it takes
-        for one in pool.map(lambda _: Store(database, seconds=0.2), range(4)):
-            one.close()
     store.close()
+
+
+def test_a_server_waits_for_one_that_migrates_as_long_as_it_takes(postgres):
+    database = postgres.database()
+    with ThreadPoolExecutor(1) as pool:
+        engine = Store(database)._reading
+        with engine.begin() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+            opening = pool.submit(Store, database, seconds=0.1)
+            time.sleep(0.5)
+            assert not opening.done()
+        opening.result().close()
+        engine.dispose()
 
 
 def test_what_the_url_says_to_libpq_goes_before():
