@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from coterie.experiment.assignment import arm_of
 from coterie.experiment.settings import Experiment
+from coterie.serving import wire
 from coterie.serving.app import create_app
 from coterie.serving.fleet import Fleet
 from coterie.serving.guard import Guard
@@ -562,4 +563,16 @@ def test_openapi_describes_every_route_with_examples(api):
     for path in ("/v1/recommend/batch", "/v1/events"):
         content = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         assert api.post(path, json=content["example"]).status_code == 200
+    for path, methods in schema["paths"].items():
+        for method, route in methods.items():
+            for parameter in route.get("parameters", []):
+                assert parameter["schema"]["examples"], (path, parameter["name"])
+            if path == "/metrics":
+                continue
+            assert ("403" in route["responses"]) is (method == "post")
+            for status, answer in route["responses"].items():
+                name = answer["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+                (example,) = schema["components"]["schemas"][name]["examples"]
+                getattr(wire, name).model_validate_json(json.dumps(example))
+                assert (name == "Problem") is (status != "200")
     assert api.get("/docs").status_code == 404, "no page that loads from elsewhere"

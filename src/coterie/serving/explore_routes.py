@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from coterie.serving import wire
-from coterie.serving.routes import MISSING, gives, json_answer, read, service_of, takes
+from coterie.serving.routes import MISSING, POSTED, gives, json_answer, read, service_of, takes
 
 LONGEST_QUERY = 200
 EXPLAIN = TypeAdapter(wire.ExplainRequest)
@@ -34,9 +34,14 @@ async def about(request: Request) -> Response:
 async def find(
     request: Request,
     query: Annotated[
-        str, Query(max_length=LONGEST_QUERY, description="Words; none finds the most popular.")
+        str,
+        Query(
+            max_length=LONGEST_QUERY,
+            description="Words; none finds the most popular.",
+            examples=["pulp fiction"],
+        ),
     ] = "",
-    limit: Annotated[int, Query(ge=1, description="How many, at most.")] = 10,
+    limit: Annotated[int, Query(ge=1, description="How many, at most.", examples=[5])] = 10,
 ) -> Response:
     """All words of the query stand in the title; an item whose id is the query comes first.
 
@@ -49,7 +54,7 @@ async def find(
 @router.post(
     "/v1/explain",
     summary="Why someone with a history gets its items",
-    responses=gives(wire.ExplainAnswer, MISSING),
+    responses=gives(wire.ExplainAnswer, MISSING, POSTED),
     openapi_extra=takes(wire.ExplainRequest),
 )
 async def explain(request: Request) -> Response:
@@ -74,7 +79,7 @@ async def community_map(request: Request) -> Response:
 @router.post(
     "/v1/map",
     summary="Where someone stands on the map",
-    responses=gives(wire.PlaceAnswer, MISSING),
+    responses=gives(wire.PlaceAnswer, MISSING, POSTED),
     openapi_extra=takes(wire.PlaceRequest),
 )
 async def place(request: Request) -> Response:

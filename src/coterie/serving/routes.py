@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.responses import PlainTextResponse, Response
 
 from coterie.experiment.events import Event
-from coterie.serving import wire
+from coterie.serving import examples, wire
 from coterie.serving.service import Service
 
 M = TypeVar("M")
@@ -27,16 +27,11 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         "description": "Overloaded, or the store is away; come back after Retry-After seconds.",
     },
 }
+POSTED: dict[int | str, dict[str, Any]] = {
+    403: {"model": wire.Problem, "description": "Sent by a browser from a page of another site."}
+}
 MISSING: dict[int | str, dict[str, Any]] = {
     404: {"model": wire.Problem, "description": "There is nothing of that name."}
-}
-EVENT = {
-    "event_id": "7c9e6679",
-    "user": "4711",
-    "kind": "click",
-    "time": "2026-03-01T10:00:00Z",
-    "item": "318",
-    "surface": "home_card",
 }
 BODIES = (
     wire.RecommendRequest,
@@ -51,8 +46,11 @@ BATCH = TypeAdapter(wire.BatchRequest)
 EVENTS: TypeAdapter[Event | wire.EventBatch] = TypeAdapter(Event | wire.EventBatch)
 
 router = APIRouter()
-Length = Annotated[int, Query(ge=1, description="How many of each.")]
-Id = Annotated[str, Path(min_length=1, max_length=512, pattern=r"^[^\x00]*$")]
+Length = Annotated[int, Query(ge=1, description="How many of each.", examples=[5])]
+IN_PATHS: dict[str, Any] = {"min_length": 1, "max_length": 512, "pattern": r"^[^\x00]*$"}
+ItemId = Annotated[str, Path(**IN_PATHS, examples=["318"])]
+UserId = Annotated[str, Path(**IN_PATHS, examples=["4711"])]
+ExperimentName = Annotated[str, Path(**IN_PATHS, examples=["pia"])]
 
 
 def takes(*models: type[BaseModel], example: Any = None) -> dict[str, Any]:
@@ -94,7 +92,7 @@ def service_of(request: Request) -> Service:
 @router.post(
     "/v1/recommend",
     summary="The best items for one user",
-    responses=gives(wire.RecommendAnswer),
+    responses=gives(wire.RecommendAnswer, POSTED),
     openapi_extra=takes(wire.RecommendRequest),
 )
 async def recommend(request: Request) -> Response:
@@ -106,7 +104,7 @@ async def recommend(request: Request) -> Response:
 @router.post(
     "/v1/recommend/batch",
     summary="The best items for several users",
-    responses=gives(wire.BatchAnswer),
+    responses=gives(wire.BatchAnswer, POSTED),
     openapi_extra=takes(
         wire.BatchRequest, example={"requests": [{"history": [318]}, {"user": "4711", "k": 5}]}
     ),
@@ -122,7 +120,7 @@ async def recommend_batch(request: Request) -> Response:
     summary="Items like one",
     responses=gives(wire.SimilarAnswer, MISSING),
 )
-async def similar(request: Request, item_id: Id, k: Length = 10) -> Response:
+async def similar(request: Request, item_id: ItemId, k: Length = 10) -> Response:
     """By the default model."""
     return json_answer(await service_of(request).similar(item_id, k))
 
@@ -134,10 +132,11 @@ async def similar(request: Request, item_id: Id, k: Length = 10) -> Response:
 )
 async def explain(
     request: Request,
-    user_id: Id,
+    user_id: UserId,
     k: Length = 5,
     item: Annotated[
-        list[str] | None, Query(max_length=50, description="Items to explain; else the best.")
+        list[str] | None,
+        Query(max_length=50, description="Items to explain; else the best.", examples=[["296"]]),
     ] = None,
 ) -> Response:
     """Who helps the user, and what the scores of its items rest on, by the default model."""
@@ -147,8 +146,8 @@ async def explain(
 @router.post(
     "/v1/events",
     summary="What users saw and did",
-    responses=gives(wire.EventsAnswer),
-    openapi_extra=takes(Event, wire.EventBatch, example={"events": [EVENT]}),
+    responses=gives(wire.EventsAnswer, POSTED),
+    openapi_extra=takes(Event, wire.EventBatch, example={"events": [examples.EVENT]}),
 )
 async def events(request: Request) -> Response:
     """One event or a batch; answered when they are on disk. Sending one again changes nothing."""
@@ -172,7 +171,7 @@ async def experiments(request: Request) -> Response:
     summary="How an experiment stands",
     responses=gives(wire.ExperimentAnswer, MISSING),
 )
-async def experiment(request: Request, name: Id) -> Response:
+async def experiment(request: Request, name: ExperimentName) -> Response:
     """Exposures, lifts with intervals, and the days so far, from the store's log.
 
     The answer may be some seconds old. Where nothing can be concluded yet, lift, interval and

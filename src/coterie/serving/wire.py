@@ -7,36 +7,16 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from coterie.experiment.events import Event
 from coterie.experiment.settings import Name
+from coterie.serving import examples
 from coterie.serving.settings import ItemId
 
 MOST_IDS = 10_000  # in one list of a request
 Ids = Annotated[list[ItemId], Field(max_length=MOST_IDS)]
 
 
-EXPERIMENT_EXAMPLE: dict[str, Any] = {
-    "name": "pia",
-    "computed_at": "2026-03-02T09:00:00Z",
-    "arms": [
-        {"name": name, "share": 0.5, "users": users, "impressions": 20 * users, "clicks": clicks,
-         "model": model, "version": version}
-        for name, users, clicks, model, version in (
-            ("control", 2_013, 4_112, "default", "1f0c9a52e4b7"),
-            ("pia", 1_987, 4_340, "pia", "93b1d06c7e28"),
-        )
-    ],
-    "mismatch": {"p_value": 0.68, "warning": None},
-    "results": [
-        {"metric": "ctr_per_impression", "arm": "pia", "control_mean": 0.1021, "mean": 0.1092,
-         "lift": 0.0695, "low": 0.0121, "high": 0.1302, "p_value": 0.013,
-         "verdict": "pia is better on ctr_per_impression: +6.95 % against control (95 % interval "
-         "+1.21 % to +13.0 %, p = 0.013)."}
-    ],
-    "days": [
-        {"date": "2026-03-01", "users": {"control": 1_402, "pia": 1_377},
-         "results": [{"metric": "ctr_per_impression", "arm": "pia", "lift": 0.0512,
-                      "low": -0.0204, "high": 0.1266}]}
-    ],
-}  # fmt: skip
+def shown(*values: dict[str, Any]) -> ConfigDict:
+    """The configuration of a model of which OpenAPI shows examples."""
+    return ConfigDict(json_schema_extra={"examples": list(values)})
 
 
 class Wire(BaseModel):
@@ -48,13 +28,9 @@ class Wire(BaseModel):
 class RecommendRequest(Wire):
     """One list for one user, known by items or by id."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"history": [318, 527, 2571], "k": 5},
-                {"user": "4711", "k": 20, "experiment": "pia", "surface": "home_card"},
-            ]
-        }
+    model_config = shown(
+        {"history": [318, 527, 2571], "k": 5},
+        {"user": "4711", "k": 20, "experiment": "pia", "surface": "home_card"},
     )
 
     history: Ids | None = Field(None, description="Item ids of the user; needs no store.")
@@ -95,6 +71,8 @@ class Item(Wire):
 class RecommendAnswer(Wire):
     """A list, and where it comes from."""
 
+    model_config = shown(examples.RECOMMENDED)
+
     items: list[Item] = Field(description="Best first; fewer than k where fewer are eligible.")
     unknown: list[ItemId] = Field(description="Ids in the request that the model does not know.")
     fallback: bool = Field(description="No known item in the history: the most popular items.")
@@ -108,11 +86,15 @@ class RecommendAnswer(Wire):
 class BatchAnswer(Wire):
     """The lists in the order of the requests."""
 
+    model_config = shown(examples.BATCH)
+
     answers: list[RecommendAnswer]
 
 
 class SimilarAnswer(Wire):
     """Items like a given one, most similar first."""
+
+    model_config = shown(examples.SIMILAR)
 
     item: ItemId
     title: str | None = None
@@ -124,6 +106,8 @@ class SimilarAnswer(Wire):
 
 class ExplainAnswer(Wire):
     """Who helps a user, and what the scores of some items rest on."""
+
+    model_config = shown(examples.EXPLAINED)
 
     user: str | None = Field(None, description="Null where a history alone was given.")
     model: str
@@ -145,9 +129,7 @@ class ExplainAnswer(Wire):
 class ExplainRequest(Wire):
     """Anyone's history, to be explained."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"history": [318, 527, 2571], "items": [296], "k": 3}]}
-    )
+    model_config = shown({"history": [318, 527, 2571], "items": [296], "k": 3})
 
     history: Ids = Field(description="Item ids; needs no store.")
     user: ItemId | None = Field(None, description="Whose history it is; nobody helps themselves.")
@@ -168,6 +150,8 @@ class FoundItem(Wire):
 class FoundAnswer(Wire):
     """Items in whose title the words of the query stand, or whose id the query is."""
 
+    model_config = shown(examples.FOUND)
+
     items: list[FoundItem] = Field(description="The item of that id first; then by popularity.")
     model: str
     version: str
@@ -176,7 +160,7 @@ class FoundAnswer(Wire):
 class PlaceRequest(Wire):
     """Someone to be placed on the map."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"history": [318, 527, 2571]}]})
+    model_config = shown({"history": [318, 527, 2571]})
 
     history: Ids = Field(description="Item ids; needs no store.")
 
@@ -193,6 +177,8 @@ class PlacedItem(Wire):
 class PlaceAnswer(Wire):
     """A place on the map of ``GET /v1/map``."""
 
+    model_config = shown(examples.PLACE)
+
     x: float
     y: float
     items: list[PlacedItem] = Field(description="The first 50 known items of the history.")
@@ -203,6 +189,8 @@ class PlaceAnswer(Wire):
 
 class MapAnswer(Wire):
     """The community on the first two principal components of its posterior means' directions."""
+
+    model_config = shown(examples.MAP)
 
     users: list[tuple[float, float]] = Field(
         description="A sample of the community; in standard deviations along the first axis."
@@ -216,6 +204,8 @@ class MapAnswer(Wire):
 
 class AboutAnswer(Wire):
     """What this server is, and what it can tell."""
+
+    model_config = shown(examples.ABOUT)
 
     coterie: str = Field(description="The version of the software.")
     model: str
@@ -233,6 +223,8 @@ class EventBatch(Wire):
 
 class EventsAnswer(Wire):
     """The events are on disk."""
+
+    model_config = shown(examples.EVENTS)
 
     stored: int = Field(description="New events.")
     duplicates: int = Field(description="Events whose event_id was there already.")
@@ -261,6 +253,8 @@ class ExperimentFacts(Wire):
 
 class ExperimentsAnswer(Wire):
     """All experiments of this server."""
+
+    model_config = shown(examples.EXPERIMENTS)
 
     experiments: list[ExperimentFacts]
 
@@ -310,7 +304,7 @@ class DayOutcome(Wire):
 class ExperimentAnswer(Wire):
     """How an experiment stands."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXPERIMENT_EXAMPLE]})
+    model_config = shown(examples.EXPERIMENT)
 
     name: str
     computed_at: AwareDatetime
@@ -323,11 +317,15 @@ class ExperimentAnswer(Wire):
 class StatusAnswer(Wire):
     """The server is well."""
 
+    model_config = shown(examples.STATUS)
+
     status: str = Field(description="alive or ready")
 
 
 class Problem(Wire):
     """Why a request was refused."""
+
+    model_config = shown(examples.PROBLEM)
 
     detail: str
     request_id: str
