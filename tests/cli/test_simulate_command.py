@@ -12,6 +12,7 @@ from coterie.data.splits import strong_generalization
 from coterie.data.synthetic import SyntheticConfig, synthetic
 from coterie.experiment.settings import read_experiment
 from coterie.serving.store import Store
+from experiment.stub_server import Stub, listening
 
 FILE = """
 name = "pia"
@@ -148,6 +149,21 @@ def test_a_server_that_is_away_is_said(simulate, tmp_path, monkeypatch):
     assert ended.code == 2
     assert "http://127.0.0.1:1 does not answer" in ended.message()
     assert not (tmp_path / "simulation").exists()
+
+
+def test_an_experiment_decided_at_its_end_is_simulated_to_its_end(simulate, pia, tmp_path):
+    """Everybody has come, although the end is a hundred years ahead."""
+    text = FILE.replace("end = 2026", 'decision = "end"\nend = 2126')
+    pia.write_text(text)
+    with listening(Stub(read_experiment(pia))) as url:
+        found = simulate("--users", 60, "--json", model=None, arm=None, url=url).json()
+    assert found["finished"]
+    assert {one["verdict"] for one in found["results"]} & {"better", "worse", "undecided"}
+    assert "too early" not in {one["verdict"] for one in found["results"]}
+    assert {path.name for path in (tmp_path / "simulation").iterdir()} == {
+        "experiment.toml",
+        "events.parquet",
+    }
 
 
 def test_real_data_needs_a_split(simulate, workspace):
