@@ -29,9 +29,7 @@ class BoundedHead(HttpToolsProtocol):
         if self._headed > MOST_BYTES:
             lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
             if len(self.url) + lines > MOST_BYTES:
-                raise ValueError(
-                    DETAIL
-                )  # the parser stops, and the answer is that to a bad request
+                raise ValueError(DETAIL)  # stops the parser; answered as a bad request is
         self._headed = 0
         super().on_headers_complete()
 
