@@ -16,7 +16,7 @@ from coterie.ranking import NO_ITEM, top_k
 from coterie.recommender import Recommender
 from coterie.serving import shortlist
 from coterie.serving.scoring import answer
-from coterie.serving.shortlist import Shortlist
+from coterie.serving.shortlist import FEW_ROWS, Shortlist
 
 ARCHITECTURES = {
     "multi-vae": {"hidden_dims": (16,), "latent_dim": 8},
@@ -55,21 +55,25 @@ def test_no_coarse_score_is_further_off_than_its_bound(spread, width):
         assert (error[2:] < 0.2 * exact[2:].abs().amax(1, keepdim=True)).all()  # it is of use
 
 
+@pytest.mark.parametrize("rows", [6, 2 * FEW_ROWS])
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3, 0.1, 1.0])
-def test_items_that_int8_cannot_tell_apart_are_told_apart(spread):
+def test_items_that_int8_cannot_tell_apart_are_told_apart(spread, rows):
     """Rows differ by ``spread`` from one row: no fixed number of candidates would suffice."""
     table = drawn(1, 32) + drawn(3000, 32, seed=1, spread=spread)
     layer = Shortlist(table, drawn(3000, seed=2, spread=spread), 1)
-    hidden = drawn(6, 32, seed=3)
-    both, float32 = found(layer, hidden, 20, torch.rand(6, 3000) < 0.3)
+    hidden = drawn(rows, 32, seed=3)
+    barred = torch.rand(rows, 3000, generator=torch.Generator().manual_seed(4)) < 0.3
+    both, float32 = found(layer, hidden, 20, barred)
     torch.testing.assert_close(both.scores, float32.scores, rtol=1e-5, atol=1e-5)
     if spread >= 1e-3:  # below, float32's own rounding decides
         assert both.indices.tolist() == float32.indices.tolist()
 
 
-def test_equal_scores_go_by_the_lower_item():
+@pytest.mark.parametrize("copies", [1, FEW_ROWS])  # candidates are chosen in two ways
+def test_equal_scores_go_by_the_lower_item(copies):
     table = torch.randint(-2, 3, (4000, 4), generator=torch.Generator().manual_seed(0)).float()
     hidden = torch.tensor([[1.0, -2.0, 1.0, 3.0], [0.0, 0.0, 0.0, 0.0], [2.0, 0.0, 1.0, -1.0]])
+    hidden = hidden.repeat(copies, 1)
     both, float32 = found(Shortlist(table, torch.zeros(4000), 1), hidden, 50)
     assert both.indices.tolist() == float32.indices.tolist()
     assert both.scores.tolist() == float32.scores.tolist()
