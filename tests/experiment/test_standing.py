@@ -37,11 +37,11 @@ def test_one_name_has_one_meaning_in_both_answers():
     analysis = analyze(summarize(log, pia), pia)
     told, known = standing(log, pia), record(analysis)
     for one, other in zip(told["results"], known["results"], strict=True):
-        names = set(one) & set(other) - {"verdict"}
-        assert names >= {"control_mean", "mean", "lift", "low", "high", "p_value"}
+        names = set(one) & set(other)
+        assert names >= {"control_mean", "mean", "lift", "low", "high", "p_value", "sentence"}
         if other["verdict"] != "no data":
             assert {name: one[name] for name in names} == {name: other[name] for name in names}
-        assert one["verdict"] == other["sentence"]
+        assert one["verdict"] == other["verdict"]
     assert any(one["p_value"] > one["p_uncorrected"] for one in known["results"])
     by_day = {(one["day"], one["metric"]): one for one in known["by_day"]}
     for one in told["days"][-1]["results"]:
@@ -78,7 +78,8 @@ def test_too_early_is_null_and_says_why(changes, why):
     found = standing(crowd(2000).lazy(), experiment(**changes), now=START + 9.9 * DAY)
     for result in found["results"]:
         assert [result[key] for key in ("lift", "low", "high", "p_value")] == [None] * 4
-    assert why in found["results"][0]["verdict"]
+    assert why in found["results"][0]["sentence"]
+    assert found["results"][0]["verdict"] == "too early"
     assert found["results"][0]["mean"] > 0
 
 

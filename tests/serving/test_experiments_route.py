@@ -107,7 +107,7 @@ def test_nobody_yet_and_a_log_that_cannot_be_used(tmp_path, monkeypatch):
         broken = api.get("/v1/experiments/pia").json()
     assert [arm["users"] for arm in empty["arms"]] == [0, 0]
     assert (empty["mismatch"], empty["days"]) == ({"p_value": None, "warning": None}, [])
-    assert "nobody has entered" in empty["results"][0]["verdict"]
+    assert "nobody has entered" in empty["results"][0]["sentence"]
     assert [arm["users"] for arm in broken["arms"]] == [None, None]
     assert "'typo'" in broken["mismatch"]["warning"]
     for one in (empty, broken):

@@ -230,7 +230,7 @@ def test_a_community_without_a_known_item(api):
 def test_a_new_version_has_its_own_index_and_map(api, tmp_path):
     first = api.get("/v1/map").json()
     save(tmp_path / "model", 5)
-    api.portal.call(api.service.reload)
+    api.portal.call(api.service.reloader.reload)
     second = api.get("/v1/map").json()
     assert second["version"] == api.get("/v1/items").json()["version"] != first["version"]
     assert second["users"] != first["users"]

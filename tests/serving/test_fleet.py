@@ -102,7 +102,7 @@ def watched(tmp_path):
     )
 
     def served_after_a_look():
-        asyncio.run(service.reload(again=False))
+        asyncio.run(service.reloader.reload(again=False))
         return service.fleet["default"].version
 
     yield folder, served_after_a_look

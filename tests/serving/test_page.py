@@ -380,7 +380,7 @@ def standing(*, begun: bool = True) -> dict[str, Any]:
         "mismatch": {"p_value": 0.4, "warning": None if begun else "Shares not as planned."},
         "results": [
             {**one, "control_mean": 0.1, "mean": 0.12, "p_value": 0.00001,
-             "verdict": f"{one['arm']} is better on {one['metric']}."}
+             "verdict": "better", "sentence": f"{one['arm']} is better on {one['metric']}."}
             for one in last
         ],
         "days": days if begun else [],
@@ -492,7 +492,7 @@ def test_experiments_as_the_server_tells_them(model, tmp_path, opened):
         page.click("#refresh")
         page.wait_for_selector(".plot .band")
         assert page.locator(".experiment strong").all_inner_texts() == [
-            one["verdict"] for one in answer["results"] if one["metric"] == "ctr_per_impression"
+            one["sentence"] for one in answer["results"] if one["metric"] == "ctr_per_impression"
         ]
         rows = page.locator("table >> nth=0").locator("tbody tr").all_inner_texts()
         assert [re.split(r"\s*\t\s*", row)[:3] for row in rows] == [

@@ -14,12 +14,9 @@ from coterie.experiment.log import LogFacts, UserLog
 from coterie.experiment.mismatch import Mismatch, sample_ratio
 from coterie.experiment.moments import Floats, Moments
 from coterie.experiment.multiplicity import benjamini_hochberg, holm
-from coterie.experiment.settings import Experiment, Metric, Term
+from coterie.experiment.settings import Experiment, Metric, Term, Verdict
 
 Role = Literal["primary", "guardrail", "secondary"]
-Verdict = Literal[
-    "better", "worse", "undecided", "held", "violated", "open", "too early", "no data", "not valid"
-]
 
 
 @dataclass(frozen=True)

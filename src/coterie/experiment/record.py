@@ -28,7 +28,7 @@ def record(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: Result, analysis: Analysis) -> dict[str, Any]:
     """What every answer says of a result, the server's too, by the same names.
 
     ``control_mean`` and ``mean`` are adjusted by CUPED where there is a pre-period; ``low`` and
@@ -44,6 +44,8 @@ def figures(result: Result) -> dict[str, Any]:
         "low": result.interval.low,
         "high": result.interval.high,
         "p_value": result.p_value,
+        "verdict": result.verdict,
+        "sentence": sentence(result, analysis),
     }
 
 
@@ -61,10 +63,8 @@ def point_figures(point: Point) -> dict[str, Any]:
 def _result(result: Result, analysis: Analysis) -> dict[str, Any]:
     one = result.comparison
     return {
-        **figures(result),
+        **figures(result, analysis),
         "role": result.role,
-        "verdict": result.verdict,
-        "sentence": sentence(result, analysis),
         "users": [one.effect.control.n, one.effect.treatment.n],
         "p_uncorrected": result.p_uncorrected,
         "anytime": [one.anytime.low, one.anytime.high],

@@ -28,6 +28,9 @@ Quantity = Literal[
     "any_click",
     "any_watch",
 ]
+Verdict = Literal[  # on a metric
+    "better", "worse", "undecided", "held", "violated", "open", "too early", "no data", "not valid"
+]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from coterie.errors import DataError
 from coterie.experiment.analysis import Analysis, Point, Result, analyze
 from coterie.experiment.log import COUNTED, NobodyEntered, UserLog, summarize
 from coterie.experiment.record import figures, point_figures
-from coterie.experiment.settings import DAY, Experiment
-from coterie.experiment.verdict import sentence, warnings
+from coterie.experiment.settings import DAY, Experiment, Verdict
+from coterie.experiment.verdict import warnings
 
 CONCLUDING = ("lift", "low", "high", "p_value")
 
@@ -23,7 +23,7 @@ def standing(
 ) -> dict[str, Any]:
     """Everything of an experiment that its log tells so far, with None where it tells nothing.
 
-    Lift, interval and p-value are None as long as no verdict may be given, and ``verdict`` says
+    Lift, interval and p-value are None as long as no verdict may be given, and ``sentence`` says
     why. So are those of each day where that holds for all metrics (after a sample-ratio mismatch,
     or before the end of an experiment that is decided there), and of a day at whose end an arm had
     too few users.
@@ -46,9 +46,11 @@ def standing(
     try:
         log = summarize(events, experiment)
     except NobodyEntered:
-        return _nothing(experiment, 0, "No verdict yet: nobody has entered the experiment.")
+        why = "No verdict yet: nobody has entered the experiment."
+        return _nothing(experiment, 0, "no data", why)
     except DataError as error:
-        return _nothing(experiment, None, f"No verdict: the log cannot be used. {error}")
+        why = f"No verdict: the log cannot be used. {error}"
+        return _nothing(experiment, None, "not valid", why)
     analysis = analyze(log, experiment, now=now)
     alarms = list(warnings(analysis))
     return {
@@ -80,7 +82,7 @@ def _arms(log: UserLog, experiment: Experiment) -> list[dict[str, Any]]:
 
 def _result(result: Result, analysis: Analysis) -> dict[str, Any]:
     said = result.verdict not in ("too early", "no data", "not valid")
-    return {**_shown(figures(result), said), "verdict": sentence(result, analysis)}
+    return _shown(figures(result, analysis), said)
 
 
 def _days(log: UserLog, analysis: Analysis) -> Iterator[dict[str, Any]]:
@@ -103,7 +105,9 @@ def _days(log: UserLog, analysis: Analysis) -> Iterator[dict[str, Any]]:
         }
 
 
-def _nothing(experiment: Experiment, count: int | None, why: str) -> dict[str, Any]:
+def _nothing(
+    experiment: Experiment, count: int | None, verdict: Verdict, why: str
+) -> dict[str, Any]:
     return {
         "arms": [
             {"name": name, "share": share, "users": count, "impressions": count, "clicks": count}
@@ -115,7 +119,8 @@ def _nothing(experiment: Experiment, count: int | None, why: str) -> dict[str, A
                 "metric": metric,
                 "arm": arm,
                 **dict.fromkeys(("control_mean", "mean", *CONCLUDING)),
-                "verdict": why,
+                "verdict": verdict,
+                "sentence": why,
             }
             for metric in experiment.every_metric
             for arm in experiment.arm_names[1:]

@@ -53,7 +53,7 @@ def create_api(service: Service, *, secured: bool) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start()
+        service.reloader.start()
         yield
         await service.close()
 

@@ -95,7 +95,8 @@ EXPERIMENT: Example = {
     "results": [
         {"metric": "ctr_per_impression", "arm": "pia", "control_mean": 0.1021, "mean": 0.1092,
          "lift": 0.0695, "low": 0.0121, "high": 0.1302, "p_value": 0.013,
-         "verdict": "pia is better on ctr_per_impression: +6.95 % against control (95 % interval "
+         "verdict": "better",
+         "sentence": "pia is better on ctr_per_impression: +6.95 % against control (95 % interval "
          "+1.21 % to +13.0 %, p = 0.013)."}
     ],
     "days": [

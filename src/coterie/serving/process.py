@@ -124,7 +124,7 @@ class _Server(uvicorn.Server):
         self._service.stop()
 
     def _reload(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._service.reload())
+        task = asyncio.get_running_loop().create_task(self._service.reloader.reload())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
 

@@ -175,7 +175,7 @@ async def experiment(request: Request, name: ExperimentName) -> Response:
     """Exposures, lifts with intervals, and the days so far, from the store's log.
 
     The answer may be some seconds old. Where nothing can be concluded yet, lift, interval and
-    p-value are null, and the verdict says why. The days' intervals are valid at all days together.
+    p-value are null, and ``sentence`` says why. The days' intervals are valid at all days together.
     """
     return json_answer(await service_of(request).experiment(name))
 

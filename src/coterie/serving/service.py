@@ -1,10 +1,8 @@
 """What the server can do, without HTTP: one method per question."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +19,7 @@ from coterie.serving.fleet import DEFAULT, Fleet
 from coterie.serving.lanes import Lane, Overloaded
 from coterie.serving.metrics import Metrics
 from coterie.serving.outcomes import Outcomes
+from coterie.serving.reloader import Reloader
 from coterie.serving.scoring import Ask, Best, answer
 from coterie.serving.served import ExternalItem, ServedModel
 from coterie.serving.settings import ServeConfig
@@ -30,7 +29,6 @@ from coterie.serving.wire import RecommendRequest
 SLOW_QUEUE = 16  # explanations, and questions for similar items, that may wait
 NOBODY = ""  # no user's id; asked for to see whether the store answers
 READY_SECONDS = 1.0
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -106,16 +104,9 @@ class Service:
             metrics.watch_queue(lane.name, lambda lane=lane: lane.waiting)  # type: ignore[misc]
         for model in fleet.models.values():
             metrics.model(model.name, model.version)
-        self._failed: dict[str, str] = {}
-        self._reloading = asyncio.Lock()
-        self._watching: asyncio.Task[None] | None = None
+        self.reloader = Reloader(fleet, metrics, config.watch_seconds)
         self._looking: asyncio.Task[list[str]] | None = None
         self._looked = 0.0
-
-    def start(self) -> None:
-        """Begin to watch for new versions, if the settings say so."""
-        if self.config.watch_seconds:
-            self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     def stop(self) -> None:
         """Say that the end comes; what may take long is ended now. May be called by a signal."""
@@ -127,10 +118,7 @@ class Service:
         self.stop()
         if self._looking is not None:
             self._looking.cancel()
-        if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
+        await self.reloader.close()
         await asyncio.gather(*(lane.close() for lane in self._lanes))
         self._store.close()
 
@@ -286,32 +274,6 @@ class Service:
     def _served(self, experiment: Experiment, arm: str) -> dict[str, str]:
         model = self.fleet[self.fleet.model_of(experiment.name, arm)]
         return {"model": model.name, "version": model.version}
-
-    async def reload(self, *, again: bool = True) -> None:
-        """Serve new versions of the models; requests under way keep theirs.
-
-        ``again``: also try versions that could not be loaded before.
-        """
-        async with self._reloading:
-            tried = {} if again else self._failed
-            found = await asyncio.to_thread(self.fleet.newer, tried=tried)
-            for name, model in found.items():
-                self.metrics.reload(name, served=not isinstance(model, str))
-                if isinstance(model, str):
-                    self._failed[name] = model
-                    continue
-                self._failed.pop(name, None)
-                self.fleet.models[name] = model
-                self.metrics.model(name, model.version)
-                log.info("new version", extra={"model": name, "version": model.version})
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self.config.watch_seconds)
-            try:
-                await self.reload(again=False)
-            except Exception:
-                log.exception("the watch over new versions goes on after a fault")
 
     def _plan(self, request: RecommendRequest, history: Sequence[ExternalItem]) -> _Plan:
         self._check_k(request.k)

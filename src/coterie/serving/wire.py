@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from coterie.experiment.events import Event
-from coterie.experiment.settings import Name
+from coterie.experiment.settings import Name, Verdict
 from coterie.serving import examples
 from coterie.serving.settings import ItemId
 
@@ -287,10 +287,13 @@ class LiftOutcome(Wire):
 class MetricOutcome(LiftOutcome):
     """A metric of an arm, and what to make of it."""
 
-    control_mean: float | None = Field(description="The metric in the control.")
-    mean: float | None = Field(description="The metric in the arm.")
+    control_mean: float | None = Field(
+        description="The metric in the control; adjusted by CUPED where there is a pre-period."
+    )
+    mean: float | None = Field(description="The metric in the arm, adjusted likewise.")
     p_value: float | None = Field(description="Corrected for several metrics and arms.")
-    verdict: str = Field(description="As a sentence; also why there is none yet.")
+    verdict: Verdict
+    sentence: str = Field(description="The verdict in words; also why there is none yet.")
 
 
 class DayOutcome(Wire):

@@ -71,12 +71,12 @@ function metrics(facts, found, armClass) {
   if (found.results.length === 0) return [el("p", { class: "note" }, "Nothing to compare yet.")];
   const primary = found.results.filter(({ metric }) => metric === facts.primary);
   return [
-    ...primary.map(({ verdict }) => el("p", {}, el("strong", {}, verdict))),
+    ...primary.map(({ sentence }) => el("p", {}, el("strong", {}, sentence))),
     plot((width) => forest(found.results, armClass, width)),
     table("Against the control", ["metric", "arm", "control", "arm's mean", "lift", "interval", "p"],
       found.results.map((one) => [one.metric, one.arm, mean(one.control_mean), mean(one.mean), change(one.lift), interval(one), chance(one.p_value)])),
     el("details", {}, el("summary", {}, "Every verdict in words"),
-      el("ul", { class: "plain-text" }, ...found.results.map(({ verdict }) => el("li", {}, verdict)))),
+      el("ul", { class: "plain-text" }, ...found.results.map(({ sentence }) => el("li", {}, sentence)))),
   ];
 }
 
