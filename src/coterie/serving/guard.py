@@ -98,6 +98,9 @@ class Guard:
                 refused = problem(scope, 401, "A key is needed: Authorization: Bearer KEY.")
                 refused.headers["WWW-Authenticate"] = "Bearer"
                 await refused(scope, receive, noted)
+        except asyncio.CancelledError:  # the time to stop is over; uvicorn would say 500
+            if status == NO_ANSWER:
+                await problem(scope, 503, "The server is stopping.")(scope, receive, noted)
         except Exception:
             faults.exception("a fault of the server", extra={"request_id": scope["request_id"]})
         finally:
