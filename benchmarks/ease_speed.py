@@ -9,13 +9,13 @@ whole         ours from the interactions on: XᵀX by sparse products, then the 
 field         the same as the field writes it: XᵀX by one sparse product made dense,
               numpy.linalg.inv, then the division by the diagonal
 
-Runs alternate; medians of processor seconds (which a busy machine disturbs less than wall seconds)
-over the repeats, and of ours ÷ theirs within a repeat. Set OMP_NUM_THREADS=1: with several threads,
-waiting counts as work.
+Runs alternate; medians of wall seconds over the repeats, and of ours ÷ theirs within a repeat. Give
+all one number of threads by OMP_NUM_THREADS, and keep the machine quiet.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -70,14 +70,14 @@ def silent(done: int, total: int) -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Processor seconds of one call."""
-    start = time.process_time()
+    """Wall seconds of one call."""
+    start = time.perf_counter()
     work()
-    return time.process_time() - start
+    return time.perf_counter() - start
 
 
 def measure(data: Interactions, repeats: int) -> dict[str, list[float]]:
-    """Processor seconds of each way, each repeat; a first round is not counted."""
+    """Wall seconds of each way, each repeat; a first round is not counted."""
     users = data.to_scipy()
     gram = (users.T @ users).toarray()
     regular = gram + np.float32(L2) * np.eye(data.n_items, dtype=np.float32)
@@ -123,6 +123,7 @@ def main() -> None:
         "repeats": options.repeats,
         "processor": platform.processor() or platform.machine(),
         "numpy": np.__version__,
+        "threads": os.environ.get("OMP_NUM_THREADS"),
     }
     print(json.dumps(result, indent=2))
     if options.out is not None:
