@@ -204,6 +204,7 @@ def test_changed_settings_are_named(text, flags, expected, compared, coterie, wo
         ("data", ("popularity", "ease"), ("--protocol", "given"), "coterie split --protocol"),
         ("data", ("popularity", "ease"), ("--protocol", "weak", "--test-users", 3), "no use for"),
         ("data", ("popularity", "ease"), ("--test-users", 0), "No test user"),
+        ("data", ("popularity", "ease"), ("--checkpoint-minutes", 1), "keep no checkpoints"),
         ("data", ("popularity", "RUN"), (), "may have been trained on them"),
         ("data", ("popularity", "DATA"), (), "is a data set; expected a model"),
         ("split", ("popularity", "ease"), ("--test-users", 3), "is a split already"),

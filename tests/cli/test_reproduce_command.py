@@ -89,6 +89,7 @@ def test_dry_run_for_people(scaled, coterie, monkeypatch):
         (("ml-20m", "--models", "eese"), "did you mean 'ease'"),
         (("ml-20m", "--models", "ease", "ease", "--raw", "ml-20m.zip"), "Two models are called"),
         (("ml-20m", "--seeds", "-1"), "--seeds"),
+        (("ml-20m", "--raw", "ml-20m.zip", "--checkpoint-minutes", 1), "keep no checkpoints"),
     ],
 )
 def test_mistakes(words, expected, scaled, coterie, tmp_path, monkeypatch):

@@ -110,6 +110,7 @@ def test_several_models_and_a_space_from_a_file(coterie, workspace, tmp_path):
         (("--model", "multi-vae", "--fix", "training.epochs=many"), "got 'many'"),
         (("--model", "ease", "--metric", "hits@3"), "metric"),
         (("--model", "ease", "--device", "mps"), "not available"),
+        (("--model", "ease", "--checkpoint-minutes", 1), "keep no checkpoints"),
         (("--model", "ease", "--config", "bad.toml"), "search.ease.l2: expected"),
     ],
 )

@@ -17,6 +17,7 @@ from coterie.cli.contestants import (
     Words,
     contestant,
     line_of,
+    run_context,
     shortened,
     stopped,
 )
@@ -36,7 +37,6 @@ from coterie.config import Config
 from coterie.errors import ConfigError
 from coterie.evaluation.metrics import PER_USER
 from coterie.evaluation.significance import RESAMPLES
-from coterie.training.config import RunContext
 
 EXAMPLES = """\
 MODELS are names, files and folders:
@@ -130,7 +130,7 @@ def compare(
 ) -> int:
     """Train or load several models, test them on the same users, and say which is better."""
     output = Output(as_json=json)
-    context = settings.read(RunContext)
+    context = run_context(settings, checkpoints=checkpoints)
     require_extras()
     context.torch_device()
     contestants = shortened([contestant(model) for model in models], epochs, output)

@@ -46,6 +46,22 @@ Epochs = Annotated[
 ]
 
 
+def run_context(settings: Settings, *, checkpoints: bool) -> RunContext:
+    """How runs are done.
+
+    Raises
+    ------
+    ConfigError
+        Something is out of range, or a flag says how often to write what is not written.
+    """
+    if not checkpoints and "checkpoint_minutes" in settings.flagged(RunContext):
+        raise ConfigError(
+            "--checkpoint-minutes has no use: these runs keep no checkpoints. Leave it out, or "
+            "give --checkpoints, where the command has it."
+        )
+    return settings.read(RunContext)
+
+
 def contestant(text: str) -> Contestant:
     """The model that a word of ``--models`` means.
 

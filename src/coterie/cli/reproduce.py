@@ -17,6 +17,7 @@ from coterie.cli.contestants import (
     Words,
     contestant,
     line_of,
+    run_context,
     shortened,
     stopped,
 )
@@ -96,7 +97,7 @@ def reproduce(
 ) -> int:
     """Repeat the literature's experiments and print its figures beside ours."""
     output = Output(as_json=json)
-    data, context = dataset(name), settings.read(RunContext)
+    data, context = dataset(name), run_context(settings, checkpoints=checkpoints)
     context.torch_device()
     if raw is not None and download:
         raise ConfigError("--raw names files that are there, --download fetches them; choose one.")

@@ -9,7 +9,7 @@ import polars as pl
 from cyclopts import Parameter
 
 from coterie.cli.app import new_app
-from coterie.cli.contestants import CONTEXT, Words
+from coterie.cli.contestants import CONTEXT, Words, run_context
 from coterie.cli.options import ConfigFile, Json, Section, Settings, accepts
 from coterie.cli.output import Output, duration, frame_table, shown
 from coterie.cli.paths import SPLIT_FORMAT, require_format
@@ -17,7 +17,6 @@ from coterie.cli.progress import watched
 from coterie.data.parts import Split
 from coterie.errors import ConfigError
 from coterie.spaces import Choice, Range
-from coterie.training.config import RunContext
 from coterie.tuning.candidates import MODELS, Candidate, candidate, knows
 from coterie.tuning.config import TuneConfig
 from coterie.tuning.records import TrialRecord
@@ -82,7 +81,7 @@ def tune(
     """Search a model's settings, on validation users only."""
     output = Output(as_json=json)
     require_optuna()
-    options, context = settings.read(TuneConfig), settings.read(RunContext)
+    options, context = settings.read(TuneConfig), run_context(settings, checkpoints=False)
     context.torch_device()
     candidates = candidates_of(models, options, _fixed(fix), _entries(settings.table("search")))
     require_format(split, SPLIT_FORMAT)
