@@ -1,6 +1,8 @@
 """How much memory there is, and keeping what was freed with the process."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -19,6 +21,17 @@ def keep_freed_memory() -> None:
     good, which is documented behaviour (mallopt(3), M_MMAP_THRESHOLD). Elsewhere this does nothing.
     """
     torch.empty(_MOST_KEPT, dtype=torch.uint8)
+
+
+def give_back_freed_memory() -> None:
+    """Return to the system what the C library keeps of freed blocks, after something large.
+
+    ``malloc_trim`` is glibc's; elsewhere this does nothing.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def available_bytes() -> int | None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
+from coterie.memory import give_back_freed_memory
 from coterie.serving.fleet import Fleet
 from coterie.serving.metrics import Metrics
 
@@ -58,6 +59,8 @@ class Reloader:
                 self._fleet.models[name] = model
                 self._metrics.model(name, model.version)
                 log.info("new version", extra={"model": name, "version": model.version})
+            if found:  # else fragments of old models add up
+                await asyncio.to_thread(give_back_freed_memory)
 
     async def _watch(self) -> None:
         while True:
