@@ -102,3 +102,26 @@ def test_what_does_not_fit_is_refused_with_the_sizes(monkeypatch: pytest.MonkeyP
     assert str(error.value) == expected
     monkeypatch.setattr(memory, "available_bytes", lambda: None)
     require_bytes(1 << 60, "a model", "Do without.")
+
+
+GIVE_BACK = """
+from pathlib import Path
+from coterie.memory import give_back_freed_memory
+
+def resident():
+    rows = Path("/proc/self/status").read_text().splitlines()
+    return next(int(row.split()[1]) for row in rows if row.startswith("VmRSS"))
+
+blocks = [bytes(2000) for _ in range(50_000)]  # beyond Python's own pools, below mapped blocks
+del blocks[:-1]  # the last one keeps the heap from shrinking by itself
+kept = resident()
+give_back_freed_memory()
+print(kept - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_fragments_are_given_back():
+    command = [sys.executable, "-c", GIVE_BACK]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(ended.stdout) > 70_000, "KiB of the 100 MB that were freed"

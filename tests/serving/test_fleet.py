@@ -138,6 +138,19 @@ def test_a_version_that_once_failed_is_served_when_it_comes_back(watched, monkey
     assert served_after_a_look() == second
 
 
+def test_memory_is_given_back_when_a_version_has_been_replaced(watched, monkeypatch):
+    folder, served_after_a_look = watched
+    served = []
+    monkeypatch.setattr(
+        "coterie.serving.reloader.give_back_freed_memory", lambda: served.append(version_of(folder))
+    )
+    served_after_a_look()
+    assert served == [], "a look that finds nothing costs nothing"
+    save(folder, 1)
+    assert served_after_a_look() == version_of(folder)
+    assert served == [version_of(folder)]
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError("gone"), RuntimeError("odd")])
 def test_an_arm_that_cannot_be_read_does_not_keep_the_others_from_new_versions(
     error, tmp_path, monkeypatch
