@@ -142,6 +142,14 @@ def test_everyone_enters_with_the_first_event():
     assert totals(log)[:, names.index("click")].sum() == found["click"]
 
 
+def test_one_event_of_a_wrong_time_does_not_stretch_a_plan():
+    late = events(
+        [("late", "u", "click", 0, {"arm": "pia", "time": START + timedelta(days=20_000)})]
+    )
+    with pytest.raises(DataError, match="over 3,660 days: is the time"):
+        everyone(pl.concat([crowd(100).lazy(), late.lazy()]), experiment())
+
+
 @pytest.mark.parametrize("arm", ["a", "zzz"])
 def test_a_few_users_in_an_unknown_arm_are_left_out_and_counted(arm):
     """Whether the name sorts before those of the experiment or after, alone or beside another."""

@@ -110,6 +110,7 @@ def test_nobody_yet_and_a_log_that_cannot_be_used(tmp_path, monkeypatch):
     assert "nobody has entered" in empty["results"][0]["sentence"]
     assert [arm["users"] for arm in broken["arms"]] == [None, None]
     assert "'typo'" in broken["mismatch"]["warning"]
+    assert [one["results"][0]["verdict"] for one in (empty, broken)] == ["no data", "not valid"]
     for one in (empty, broken):
         ExperimentAnswer.model_validate(one)
         assert one["results"][0]["lift"] is None

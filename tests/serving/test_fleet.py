@@ -51,7 +51,7 @@ def test_the_control_is_the_default_model_unless_it_has_its_own(model, tmp_path)
     ("folders", "experiments", "expected"),
     [
         ({}, (experiment(),), "'pia' of 'pia' has no model; give --arm pia=MODEL"),
-        ({"pai": ""}, (experiment(),), "'pia' of 'pia' has no model"),
+        ({"pai": ""}, (experiment(),), "'pia' of 'pia' has no model.*were given for: pai"),
         ({"pia": ""}, (), "No experiment has an arm 'pia'"),
         ({"pia": ""}, (experiment(), experiment()), "Two experiments are called 'pia'"),
     ],

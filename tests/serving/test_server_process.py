@@ -241,6 +241,21 @@ def test_a_stopping_server_ends_a_running_analysis(model, sqlite, tmp_path):
         assert "the server is stopping" in asked.result().json()["detail"]
 
 
+def test_what_can_give_nothing_is_said_at_the_start(model, sqlite, tmp_path):
+    ended, settings = tmp_path / "pia.toml", tmp_path / "serve.toml"
+    ended.write_text(EXPERIMENT.replace("2126-03-29", "2026-03-02"))
+    settings.write_text('[filters.none]\nallow = ["zzz"]\n[filters.some]\nallow = [1001]\n')
+    flags = ("--experiment", ended, "--arm", f"treated={model}", "--config", settings)
+    with serving(model, sqlite, *flags) as server:
+        (line,) = server.logged("nobody is in an arm now")
+        assert (line["experiment"], line["end"]) == ("pia", "2026-03-02T00:00:00+00:00")
+        lines = server.logged("a filter lets no item through")
+        assert {(one["filter"], one["model"]) for one in lines} == {
+            ("none", "default"),
+            ("none", "treated"),
+        }
+
+
 def flood(server, acknowledged, stop, writer):
     """Send batches of events until told to stop; note those that were acknowledged."""
     at = 0

@@ -65,7 +65,7 @@ def serve(
     experiment: Experiments = (),
     import_histories: Annotated[
         Path | None,
-        Parameter(help="Data set or split; its users' items are added to the store first."),
+        Parameter(help="Data set, or split (its training users), whose items are added first."),
     ] = None,
     community: Annotated[
         Path | None,

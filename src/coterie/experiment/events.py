@@ -4,6 +4,7 @@ The unit of everything after this is the user; :mod:`coterie.experiment.log` add
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -29,6 +30,9 @@ SCHEMA: dict[str, pl.DataType] = {
     "arm": pl.String(),
 }
 """Columns of a log; the first four have a value in every row."""
+FIRST, LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+MOST_SECONDS = 1_000_000
+"""Beyond these a clock or a unit is wrong, and one such event would spoil a whole analysis."""
 REQUIRED = ("event_id", "user", "kind", "time")
 ISO = "%+"  # ISO 8601 with an offset or Z
 TEXT = (".jsonl", ".ndjson")
@@ -48,10 +52,12 @@ class Event(Config):
     event_id: Id = Field(description="Unique; an event that comes again with it counts once.")
     user: Id = Field(description="Who.")
     kind: Kind = Field(description="What happened.")
-    time: AwareDatetime = Field(description="When, with a time zone.")
+    time: AwareDatetime = Field(ge=FIRST, lt=LAST, description="When, with a time zone.")
     item: Id | None = Field(None, description="The item shown, clicked or watched.")
     surface: Name | None = Field(None, description="Where on the site.")
-    seconds: float | None = Field(None, ge=0, description="Of a watch: for how long.")
+    seconds: float | None = Field(
+        None, ge=0, le=MOST_SECONDS, description="Of a watch: for how long."
+    )
     experiment: Name | None = Field(None, description="The experiment that the user is in.")
     arm: Name | None = Field(None, description="The user's arm there.")
 
@@ -172,12 +178,15 @@ def _rules() -> dict[str, pl.Expr]:
         "have no event_id": pl.col("event_id").is_null(),
         "have no user": pl.col("user").is_null(),
         "have no time with a time zone (as 2026-03-01T10:00:00Z)": pl.col("time").is_null(),
+        f"have a time before {FIRST.year} or from {LAST.year} on": ~pl.col("time")
+        .is_between(FIRST, LAST, closed="left")
+        .fill_null(True),
         f"are of no kind that is known ({', '.join(KINDS)})": ~pl.col("kind")
         .is_in(KINDS)
         .fill_null(False),
         "are watches without seconds": watch & seconds.is_null(),
         "have seconds, but are no watch": ~watch & seconds.is_not_null(),
-        "have seconds below zero or not finite": (seconds < 0) | ~seconds.is_finite(),
+        f"have seconds below 0 or above {MOST_SECONDS:,}": ~seconds.is_between(0, MOST_SECONDS),
         "have an experiment without arm, or an arm without experiment": (
             pl.col("experiment").is_null() != pl.col("arm").is_null()
         ),

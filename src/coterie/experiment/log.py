@@ -26,6 +26,7 @@ COUNTED = (Column("impression"), Column("click"))  # whatever the metrics are
 
 
 MOST_UNKNOWN = 0.01
+MOST_PLANNED = timedelta(days=3660)  # of a log to plan from; each day is looked at
 """Share of the users who may be in arms that the experiment lacks, and be left out."""
 
 
@@ -205,6 +206,12 @@ def everyone(events: pl.LazyFrame, experiment: Experiment) -> UserLog:
     start = checked["first"].item()
     if start is None:
         raise DataError("The log is empty: there is nothing to plan from.")
+    last = checked["last"].item()
+    if last - start > MOST_PLANNED:
+        raise DataError(
+            f"The log reaches from {start} to {last}, over {MOST_PLANNED.days:,} days: is the time "
+            "of an event wrong? Leave out what is not of the site as it is now."
+        )
     metrics = tuple(experiment.every_metric.values())
     with reading("The log"):
         entries = (

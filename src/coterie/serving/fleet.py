@@ -112,8 +112,10 @@ class Fleet:
             return arm
         if arm == experiment.arm_names[0]:
             return DEFAULT
+        given = ", ".join(name for name in self._folders if name != DEFAULT) or "none"
         raise ConfigError(
-            f"The arm {arm!r} of {experiment.name!r} has no model; give --arm {arm}=MODEL."
+            f"The arm {arm!r} of {experiment.name!r} has no model; give --arm {arm}=MODEL. Models "
+            f"were given for: {given}."
         )
 
 

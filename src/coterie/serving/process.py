@@ -7,6 +7,7 @@ import math
 import signal
 import socket
 import sys
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
@@ -82,6 +83,7 @@ def run(
     set_up()
     if not keys and config.host not in LOCAL:
         log.warning("anyone who reaches this address may ask", extra={"set": VARIABLE})
+    _warn(fleet)
     service = Service(config, fleet, store, Metrics())
     settings = uvicorn.Config(
         create_app(service, keys),
@@ -99,6 +101,19 @@ def run(
     facts = {"host": host, "port": port, "models": models, "store": str(store)}
     _Server(settings, service, facts).run(sockets=[listening])
     log.info("stopped")
+
+
+def _warn(fleet: Fleet) -> None:
+    """Say what is allowed and yet can give nothing."""
+    for one in fleet.experiments.values():
+        if not one.start <= datetime.now(UTC) < one.end:
+            period = {"start": one.start.isoformat(), "end": one.end.isoformat()}
+            log.warning("nobody is in an arm now", extra={"experiment": one.name, **period})
+    for model in fleet.models.values():
+        for name, barred in model.barred.items():
+            if barred.all():
+                facts = {"filter": name, "model": model.name}
+                log.warning("a filter lets no item through", extra=facts)
 
 
 class _Server(uvicorn.Server):

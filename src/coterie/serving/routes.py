@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Discriminator, Tag, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from starlette.responses import PlainTextResponse, Response
 
@@ -43,7 +43,19 @@ BODIES = (
 )
 RECOMMEND = TypeAdapter(wire.RecommendRequest)
 BATCH = TypeAdapter(wire.BatchRequest)
-EVENTS: TypeAdapter[Event | wire.EventBatch] = TypeAdapter(Event | wire.EventBatch)
+
+
+def _event_or_batch(body: Any) -> str:
+    """Which of the two a body is meant to be, so that its mistakes are told as those of one."""
+    return "batch" if isinstance(body, dict) and "events" in body else "event"
+
+
+EVENTS: TypeAdapter[Event | wire.EventBatch] = TypeAdapter(
+    Annotated[
+        Annotated[Event, Tag("event")] | Annotated[wire.EventBatch, Tag("batch")],
+        Discriminator(_event_or_batch),
+    ]
+)
 
 router = APIRouter()
 Length = Annotated[int, Query(ge=1, description="How many of each.", examples=[5])]
