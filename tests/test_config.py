@@ -5,6 +5,7 @@ from pydantic import Field, ValidationError
 
 from coterie.config import Config
 from coterie.errors import ConfigError
+from coterie.experiment.events import Event
 from coterie.training.config import Experiment, TrainingConfig
 
 
@@ -52,6 +53,18 @@ def test_nested_settings_are_named_with_their_path() -> None:
     )
     with pytest.raises(ConfigError, match=r"Kitchen\.oven\.degrees"):
         Kitchen.read({"oven": {"degrees": 0}})
+
+
+def test_what_is_missing_is_named_without_what_is_there() -> None:
+    with pytest.raises(ConfigError) as raised:
+        Event.read({"event_id": "1", "user": "ann", "kind": "click"})
+    assert str(raised.value) == "Event.time: Field required"
+
+
+def test_the_name_is_not_said_twice() -> None:
+    with pytest.raises(ConfigError) as raised:
+        Event.read({"usr": 1})
+    assert str(raised.value).startswith("Event has no setting 'usr'; did you mean 'user'?")
 
 
 def test_settings_are_immutable() -> None:

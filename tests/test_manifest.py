@@ -128,3 +128,10 @@ def test_json_of_any_kind(tmp_path: Path) -> None:
     needs(file, {"a": 1}, ["a"])
     with pytest.raises(ArtifactError, match="it lacks 'b', 'c'"):
         needs(file, {"a": 1}, ["a", "b", "c"])
+
+
+def test_the_model_of_a_run_is_proposed(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / MANIFEST).write_text("{}")
+    with pytest.raises(ArtifactError, match=r"is missing\. Did you mean .*model\?"):
+        read(tmp_path)

@@ -60,8 +60,10 @@ def config_error(name: str, error: ValidationError) -> ConfigError:
     for item in error.errors():
         where = ".".join([name, *map(str, item["loc"])])
         ours = item.get("ctx", {}).get("error")  # raised by a validator
-        came = "" if isinstance(ours, ConfigError) else f", got {item['input']!r}"
-        lines.append(f"{where}: {ours or item['msg']}{came}")
+        said = isinstance(ours, ConfigError) or item["type"] == "missing"  # then all of the table
+        came = "" if said else f", got {item['input']!r}"
+        what = str(ours or item["msg"])
+        lines.append(what if what.startswith(f"{where} ") else f"{where}: {what}{came}")
     return ConfigError("\n".join(lines))
 
 

@@ -46,7 +46,9 @@ def read_manifest(
     file = path / MANIFEST
     if not file.is_file():
         what = "is not a folder that coterie wrote" if path.exists() else "does not exist"
-        raise ArtifactError(f"{path} {what}: {file.name} is missing.")
+        model = path / "model"  # of a training run
+        hint = f" Did you mean {model}?" if (model / MANIFEST).is_file() else ""
+        raise ArtifactError(f"{path} {what}: {file.name} is missing.{hint}")
     manifest = read_json(file)
     needs(file, manifest, ("format", "version", "files"))
     _refuse_others(file, manifest, format_, version, made_by)

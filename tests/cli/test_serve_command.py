@@ -107,6 +107,14 @@ def test_histories_are_imported_first(coterie, workspace, started, tmp_path):
         (["--config", "empty.toml"], "a filter needs allow or deny"),
         (["--config", "lost.toml"], "lost.txt cannot be read"),
         (["--config", "number.toml"], "filters.x must be a table"),
+        (
+            ["--config", "text.toml"],
+            "filters.x.allow must be a list of ids or @FILEs, got '@a.txt'",
+        ),
+        (
+            ["--config", "typo.toml"],
+            "filters.x: ItemFilter has no setting 'alow'; did you mean 'allow'",
+        ),
         (["--config", "space.toml"], "requests cannot ask for 'in stock'"),
     ],
 )
@@ -117,6 +125,8 @@ def test_mistakes(flags, expected, coterie, workspace, started, tmp_path):
     (tmp_path / "lost.toml").write_text('[filters.x]\nallow = ["@lost.txt"]\n')
     (tmp_path / "space.toml").write_text('[filters."in stock"]\nallow = [1003]\n')
     (tmp_path / "number.toml").write_text("[filters]\nx = 3\n")
+    (tmp_path / "text.toml").write_text('[filters.x]\nallow = "@a.txt"\n')
+    (tmp_path / "typo.toml").write_text("[filters.x]\nalow = [3]\n")
     ended = coterie("serve", workspace.run, *(flag.format(run=workspace.run) for flag in flags))
     assert ended.code == 2, ended.err
     assert expected in re.sub(r"\s+", " ", ended.message())

@@ -135,11 +135,13 @@ def _filter(name: str, rules: Any) -> ItemFilter:
         )
     if not isinstance(rules, dict):
         raise ConfigError(f"filters.{name} must be a table with allow or deny, got {rules!r}.")
-    given = {
-        key: [str(one) for one in ids] if isinstance(ids, list) else ids
-        for key, ids in rules.items()
-    }
-    found = ItemFilter.read(given)
+    for key, ids in rules.items():
+        if not isinstance(ids, list):
+            raise ConfigError(f"filters.{name}.{key} must be a list of ids or @FILEs, got {ids!r}.")
+    try:
+        found = ItemFilter.read({key: list(map(str, ids)) for key, ids in rules.items()})
+    except ConfigError as error:
+        raise ConfigError(f"filters.{name}: {error}") from error
     allow = None if found.allow is None else tuple(read_ids(list(map(str, found.allow))) or ())
     return ItemFilter(allow=allow, deny=tuple(read_ids(list(map(str, found.deny))) or ()))
 
