@@ -60,6 +60,17 @@ def test_a_head_that_drips_is_408_and_the_connection_ends(before, monkeypatch):
     assert "over 0.3 s" in json.loads(body)["detail"]
 
 
+def test_an_answer_under_way_is_not_cut_off_by_the_next_head(monkeypatch):
+    async def pipelined(reader, writer):
+        writer.write(WHOLE.replace(b"/ ", b"/slow ") + WHOLE[:-2])
+        first = await reader.readuntil(b"\r\n\r\n")
+        return first, await reader.read()
+
+    first, second = talk(monkeypatch, pipelined)
+    assert first.startswith(b"HTTP/1.1 200 ")
+    assert second.startswith(b"HTTP/1.1 408 ")
+
+
 @pytest.mark.parametrize(("keep_alive", "closed"), [(1, True), (20, False)])
 def test_a_connection_that_says_nothing_ends_with_keep_alive_only(keep_alive, closed, monkeypatch):
     async def say_nothing(reader, writer):

@@ -23,10 +23,8 @@ from coterie.experiment.settings import DAY, Column, Experiment, Metric, Term
 ROW, DAY_COLUMN = "row", "day"
 SHOWN = 5  # arms in a message
 COUNTED = (Column("impression"), Column("click"))  # whatever the metrics are
-
-
-MOST_UNKNOWN = 0.01
 MOST_PLANNED = timedelta(days=3660)  # of a log to plan from; each day is looked at
+MOST_UNKNOWN = 0.01
 """Share of the users who may be in arms that the experiment lacks, and be left out."""
 
 

@@ -74,9 +74,12 @@ class BoundedHead(HttpToolsProtocol):
 
     def _look(self) -> None:
         """See how long the head has taken, and come again when it may be too long."""
-        now = self.loop.time()
-        if self._since is None or now < self._since + SECONDS:
-            due = SECONDS if self._since is None else self._since + SECONDS - now
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self._since is None or answering:  # an answer under way is not cut off
+            due = SECONDS
+        else:
+            due = self._since + SECONDS - self.loop.time()
+        if due > 0:
             self._alarm = self.loop.call_later(due, self._look)
         else:
             self._refuse(408, "Request Timeout", f"The head took over {SECONDS:g} s.")

@@ -292,7 +292,7 @@ class MetricOutcome(LiftOutcome):
     )
     mean: float | None = Field(description="The metric in the arm, adjusted likewise.")
     p_value: float | None = Field(description="Corrected for several metrics and arms.")
-    verdict: Verdict
+    verdict: Verdict = Field(description="What may be concluded.")
     sentence: str = Field(description="The verdict in words; also why there is none yet.")
 
 
