@@ -49,10 +49,15 @@ class Options:
     topk_users: int
     max_steps: int | None
     seed: int
+    device: str = "cpu"
 
 
-def parse_options(description: str, models: tuple[str, ...] = MODELS[:1]) -> Options:
-    """Read the options that all runners take; `models` are those that the runner has."""
+def parse_options(
+    description: str,
+    models: tuple[str, ...] = MODELS[:1],
+    devices: tuple[str, ...] = ("cpu",),
+) -> Options:
+    """Read the options that all runners take; `models` and `devices` are those of the runner."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--model", choices=models, default=models[0])
     parser.add_argument("--data", type=Path, required=True, help="folder made by shapes.py")
@@ -62,6 +67,7 @@ def parse_options(description: str, models: tuple[str, ...] = MODELS[:1]) -> Opt
     parser.add_argument("--topk-users", type=int, default=2_000)
     parser.add_argument("--max-steps", type=int, help="cut epochs here and extrapolate their time")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=devices, default="cpu")
     options = Options(**vars(parser.parse_args()))
     options = replace(options, data=options.data.resolve(), out=options.out.resolve())
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -215,6 +221,7 @@ def write_result(
         "python": platform.python_version(),
         "framework": framework,
         "numpy": np.__version__,
+        "device": options.device,
         "threads": options.threads,
         "users": data.train.shape[0],
         "items": data.train.shape[1],

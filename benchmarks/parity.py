@@ -117,7 +117,7 @@ def run_ours(options: contest.Options, deviations: Deviations) -> dict[str, Any]
             stack.enter_context(deviation())
         recommender, _ = run_coterie.fitted(options, data, clock)
     ranked = run_coterie.top_lists(recommender, run_coterie.interactions(data.fold_in))
-    precision = str(run_coterie.context().torch_dtype()).removeprefix("torch.")
+    precision = str(run_coterie.context(options).torch_dtype()).removeprefix("torch.")
     return {
         "ndcg100": contest.ndcg_at_k(ranked, data.held_out),
         "epoch_seconds": clock.seconds,

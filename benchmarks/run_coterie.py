@@ -108,9 +108,10 @@ def experiment(options: contest.Options) -> Experiment:
     return presets.experiment(options.model, settings)
 
 
-def context() -> RunContext:
-    """The processor, in the precision that the environment asks for."""
-    return RunContext.read({"device": "cpu", "precision": os.environ.get("PRECISION", "auto")})
+def context(options: contest.Options) -> RunContext:
+    """The device, in the precision that the environment asks for."""
+    precision = os.environ.get("PRECISION", "auto")
+    return RunContext.read({"device": options.device, "precision": precision})
 
 
 def fitted(
@@ -123,7 +124,7 @@ def fitted(
         with clock.epoch():
             return Recommender.fit(EaseConfig(l2=contest.EASE_L2), train_data), None
     timer = EpochTimer(clock)
-    result = train(train_data, None, experiment(options), context=context(), observer=timer)
+    result = train(train_data, None, experiment(options), context=context(options), observer=timer)
     if options.model == "recvae":
         clock.join(contest.ENCODER_EPOCHS + contest.DECODER_EPOCHS)
     return result.recommender, timer.losses
@@ -145,7 +146,7 @@ def rates(data: contest.BenchmarkData, clock: contest.EpochClock, used: str) -> 
 
 def main() -> None:
     """Train, evaluate, write the result."""
-    options = contest.parse_options(__doc__ or "", contest.MODELS)
+    options = contest.parse_options(__doc__ or "", contest.MODELS, ("cpu", "cuda"))
     torch.set_num_threads(options.threads)
     start = time.perf_counter()
     data = contest.load(options)
@@ -154,9 +155,14 @@ def main() -> None:
     recommender, losses = fitted(options, data, clock)
     train_peak = contest.peak_rss_mb()
     histories = interactions(data.train[data.topk_users])
-    used = "bf16" if context().torch_dtype() == torch.bfloat16 else "fp32"
+    used = "bf16" if context(options).torch_dtype() == torch.bfloat16 else "fp32"
     notes: dict[str, Any] = {} if options.model == "ease" else {"precision": used}
-    if options.model == "multi-vae":
+    if options.device == "cuda":
+        notes |= {
+            "gpu": torch.cuda.get_device_name(),
+            "gpu_peak_mib": torch.cuda.max_memory_allocated() / 2**20,
+        }
+    elif options.model == "multi-vae":
         notes |= rates(data, clock, used)
     contest.write_result(
         options,

@@ -44,7 +44,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
         """Map histories (B x I) to mean and log-variance (B x K each)."""
         h = F.dropout(F.normalize(x), dropout, training=self.training)
-        before = torch.zeros(())
+        before = torch.zeros((), device=x.device)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             h = norm(F.silu(layer(h) + before))
             before = before + h

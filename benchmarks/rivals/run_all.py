@@ -56,6 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--topk-users", type=int, default=2_000)
     parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--timeout", type=float, default=3_600, help="seconds for one run")
     arguments = parser.parse_args()
     able = HAVE_RECVAE if arguments.model == "recvae" else RIVALS
@@ -63,6 +64,8 @@ def parse() -> argparse.Namespace:
         arguments.rivals = able
     if unable := set(arguments.rivals) - set(able):
         parser.error(f"no {arguments.model} in {', '.join(sorted(unable))}")
+    if arguments.device != "cpu" and arguments.rivals != ["plain"]:
+        parser.error(f"on {arguments.device} only --rivals plain runs")
     return arguments
 
 
@@ -105,6 +108,8 @@ def run_once(
     }
     if arguments.max_steps:
         options["--max-steps"] = arguments.max_steps
+    if arguments.device != "cpu":
+        options["--device"] = arguments.device
     for option, value in options.items():
         command = [*command, option, str(value)]
     threads = str(arguments.threads)
@@ -113,8 +118,9 @@ def run_once(
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": blas,
-        "CUDA_VISIBLE_DEVICES": "",
     }
+    if arguments.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     log = out.with_suffix(".log")
     start, foreign = time.perf_counter(), foreign_cpu_seconds()
     error = None

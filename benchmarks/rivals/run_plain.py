@@ -61,9 +61,9 @@ def negative_elbo(x: Tensor, logits: Tensor, mu: Tensor, logvar: Tensor, beta: f
     return likelihood + beta * divergence
 
 
-def dense(matrix: sparse.csr_matrix) -> Tensor:
+def dense(matrix: sparse.csr_matrix, device: str) -> Tensor:
     """Rows of a CSR matrix as a dense float tensor."""
-    return torch.from_numpy(matrix.toarray())
+    return torch.from_numpy(matrix.toarray()).to(device)
 
 
 def batches(
@@ -72,7 +72,8 @@ def batches(
     """One pass over the training users in random order, or over `--max-steps` batches of them."""
     order = rng.permutation(data.train.shape[0])
     for batch in range(contest.steps_to_run(options, data)):
-        yield dense(data.train[order[batch * contest.BATCH : (batch + 1) * contest.BATCH]])
+        users = order[batch * contest.BATCH : (batch + 1) * contest.BATCH]
+        yield dense(data.train[users], options.device)
 
 
 def train_mult_vae(
@@ -133,25 +134,35 @@ def train_recvae(
     return losses
 
 
-def recommend(model: MultVAE | RecVAE, histories: sparse.csr_matrix) -> np.ndarray:
+def recommend(model: MultVAE | RecVAE, histories: sparse.csr_matrix, device: str) -> np.ndarray:
     """Top 100 unseen items for each row, batch by batch: dense scores, NumPy partition."""
     model.eval()
     parts = []
     with torch.no_grad():
         for start in range(0, histories.shape[0], contest.BATCH):
             batch = histories[start : start + contest.BATCH]
-            parts.append(contest.top_k(model(dense(batch))[0].numpy(), batch))
+            scores = model(dense(batch, device))[0].cpu().numpy()
+            parts.append(contest.top_k(scores, batch))
     return np.concatenate(parts)
+
+
+def gpu_notes(device: str) -> dict[str, object]:
+    """The GPU and its memory at most allocated, if one is used."""
+    if device == "cpu":
+        return {}
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    return {"gpu": torch.cuda.get_device_name(), "gpu_peak_mib": peak}
 
 
 def main() -> None:
     """Train, evaluate, write the result."""
-    options = contest.parse_options(__doc__, ("multi-vae", "recvae"))
+    options = contest.parse_options(__doc__, ("multi-vae", "recvae"), ("cpu", "cuda"))
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     start = time.perf_counter()
     data = contest.load(options)
     model = (RecVAE if options.model == "recvae" else MultVAE)(data.train.shape[1])
+    model.to(options.device)
     setup_seconds = time.perf_counter() - start
     clock = contest.EpochClock.of(options, data)
     if isinstance(model, RecVAE):
@@ -170,8 +181,9 @@ def main() -> None:
         setup_seconds=setup_seconds,
         train_peak_rss_mb=train_peak,
         train_loss=losses,
-        ranked=recommend(model, data.fold_in),
-        topk_seconds=contest.median_seconds(lambda: recommend(model, histories)),
+        ranked=recommend(model, data.fold_in, options.device),
+        topk_seconds=contest.median_seconds(lambda: recommend(model, histories, options.device)),
+        notes=gpu_notes(options.device),
     )
 
 

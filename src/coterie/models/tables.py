@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from coterie.data.batches import UserBatch
 
-ROWS_PER_CHUNK = 2048  # of a table: few calls, and a chunk of 600 columns stays in cache
+ROWS_PER_CHUNK = 2048  # of a table on a CPU: few calls, and a chunk of 600 columns stays in cache
 
 
 class TableGradient(Protocol):
     """A gradient ``[I, D]`` that is computed a chunk of rows at a time, when asked for."""
 
     def chunk(self, start: int, stop: int) -> Tensor:
-        """Rows ``start … stop − 1``, float32; ``start`` is a multiple of ``ROWS_PER_CHUNK``."""
+        """Rows ``start … stop − 1``, float32, for one of :func:`chunk_bounds`."""
 
 
 class TableGradients:
@@ -63,7 +63,7 @@ class TableGradients:
     def chunks(self, table: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """``(start, stop, rows)`` over the table: the sum of all recorded parts, or zeros."""
         parts = self._recorded[id(table)]
-        for start, stop in chunk_bounds(len(table)):
+        for start, stop in chunk_bounds(table):
             if parts:
                 rows = parts[0].chunk(start, stop)
                 for part in parts[1:]:
@@ -83,10 +83,16 @@ class _Stored:
         return self.rows[start:stop]
 
 
-def chunk_bounds(n_rows: int) -> Iterator[tuple[int, int]]:
+def rows_per_chunk(n_rows: int, device: torch.device) -> int:
+    """Rows of a table of ``n_rows`` to handle at once: all on a GPU, where each call costs more."""
+    return ROWS_PER_CHUNK if device.type == "cpu" else max(n_rows, 1)
+
+
+def chunk_bounds(table: Tensor) -> Iterator[tuple[int, int]]:
     """``(start, stop)`` of the chunks of a table."""
-    for start in range(0, n_rows, ROWS_PER_CHUNK):
-        yield start, min(start + ROWS_PER_CHUNK, n_rows)
+    rows = rows_per_chunk(len(table), table.device)
+    for start in range(0, len(table), rows):
+        yield start, min(start + rows, len(table))
 
 
 def store_gradient(
@@ -95,7 +101,7 @@ def store_gradient(
     """Record ``gradient`` for the optimiser (then None), or compute it for autograd."""
     if gradients is not None and gradients.record(table, gradient):
         return None
-    return torch.cat([gradient.chunk(start, stop) for start, stop in chunk_bounds(len(table))])
+    return torch.cat([gradient.chunk(start, stop) for start, stop in chunk_bounds(table)])
 
 
 class TransposedRowSums:
@@ -103,13 +109,13 @@ class TransposedRowSums:
 
     def __init__(self, batch: UserBatch, dense: Tensor) -> None:
         self.indptr, self.users = batch.transposed()
-        self.bounds = self.indptr[::ROWS_PER_CHUNK].tolist()
-        self.bounds.append(len(self.users))
+        self.rows = rows_per_chunk(batch.n_items, dense.device)
+        self.bounds = [*self.indptr[: batch.n_items : self.rows].tolist(), len(self.users)]
         self.dense = dense.contiguous()
 
     def chunk(self, start: int, stop: int) -> Tensor:
-        """Rows ``start … stop − 1``; ``start`` is a multiple of ``ROWS_PER_CHUNK``."""
-        at = start // ROWS_PER_CHUNK
+        """Rows ``start … stop − 1``, a chunk's."""
+        at = start // self.rows
         first, last = self.bounds[at], self.bounds[at + 1]
         return F.embedding_bag(
             self.users[first:last], self.dense, self.indptr[start:stop] - first, mode="sum"

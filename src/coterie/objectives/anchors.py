@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from coterie.config import Config, must_be_default
 from coterie.data.batches import UserBatch
 from coterie.errors import ConfigError
-from coterie.models.tables import ROWS_PER_CHUNK, TableGradients, store_gradient
+from coterie.models.tables import TableGradients, rows_per_chunk, store_gradient
 from coterie.models.vae import VAE
 from coterie.objectives.alignment import centroids, pull, soft_minimum, weighted_centroids
 
@@ -81,12 +81,13 @@ class _RowsGradient:
     """Zero but for the rows that were read."""
 
     def __init__(self, rows: Tensor, items: Tensor, n_items: int) -> None:
-        starts = torch.arange(0, n_items, ROWS_PER_CHUNK, device=items.device)
+        self.per_chunk = rows_per_chunk(n_items, items.device)
+        starts = torch.arange(0, n_items, self.per_chunk, device=items.device)
         self.bounds = [*torch.searchsorted(items, starts).tolist(), len(items)]
         self.rows, self.items = rows, items
 
     def chunk(self, start: int, stop: int) -> Tensor:
-        at = start // ROWS_PER_CHUNK
+        at = start // self.per_chunk
         mine = slice(self.bounds[at], self.bounds[at + 1])
         rows = self.rows.new_zeros(stop - start, self.rows.shape[1])
         rows[self.items[mine] - start] = self.rows[mine]

@@ -76,7 +76,7 @@ def gram_product(data: Interactions, table: Tensor) -> Tensor:
         users = np.arange(start, min(start + USERS_AT_ONCE, data.n_users))
         batch = user_batch(data, users).to(table.device)
         sums = TransposedRowSums(batch, row_sums(table, batch))
-        for first, last in chunk_bounds(len(table)):
+        for first, last in chunk_bounds(table):
             product[first:last] += sums.chunk(first, last)
     return product
 

@@ -44,7 +44,7 @@ class Adam:
         self._clip_norm = clip_norm
         self.state: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
-            self.state[f"{name}.{STEPS}"] = torch.zeros((), dtype=torch.float32)
+            self.state[f"{name}.{STEPS}"] = torch.zeros((), device=parameter.device)
             for moment in (FIRST, SECOND):
                 self.state[f"{name}.{moment}"] = torch.zeros_like(parameter, requires_grad=False)
 
@@ -87,7 +87,7 @@ class Adam:
         """Value, gradient, both moments, and the steps so far."""
         value = self._parameters[name].detach()
         first, second, done = (self.state[f"{name}.{kept}"] for kept in (FIRST, SECOND, STEPS))
-        done = done.to(value.device, copy=True)  # the kernel counts it up
+        done = done.clone()  # the kernel counts it up
         if stop is None:
             return value, gradient, first, second, done
         rows = slice(start, stop)
