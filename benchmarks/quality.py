@@ -7,8 +7,8 @@ Only the command line is used (`coterie prepare`, `split`, `tune`, `compare`), s
 the same with other data. Each model has the same number of trials on the validation users of seed
 0's split; what is found then trains on the splits of other seeds, whose test users are looked at
 once. Strong generalisation, 600 + 600 users held out (a user may be for tuning in one split and for
-testing in another). Both steps resume; several processes may share the folder, with other models
-(tune) or other seeds (compare).
+testing in another). Both steps resume; several processes may share the folder, with other seeds
+(compare), or with the same or other models, whose trials they then divide (tune).
 """
 
 import argparse
@@ -86,6 +86,11 @@ def prepared(shared: Path, out: Path) -> Path:
     return data
 
 
+def place(options: argparse.Namespace) -> list[str]:
+    """Device and precision, as both commands take them."""
+    return ["--device", options.device, "--precision", options.precision]
+
+
 def tune(options: argparse.Namespace) -> None:
     """Search each model's settings on seed 0's validation users."""
     data, split = prepared(options.data, options.out), options.out / "split"
@@ -108,7 +113,7 @@ def tune(options: argparse.Namespace) -> None:
             space.parent.mkdir(parents=True, exist_ok=True)
             space.write_text("\n".join(["[search]", *lines, ""]))
             words += ["--config", space]
-        coterie("tune", split, "--model", name, "--out", folder, *words)
+        coterie("tune", split, "--model", name, "--out", folder, *words, *place(options))
         models = options.out / "models"
         models.mkdir(exist_ok=True)
         (models / f"{name}.toml").write_text((folder / "best.toml").read_text())
@@ -122,6 +127,7 @@ def compare(options: argparse.Namespace) -> None:
     ]
     data = prepared(options.data, options.out)
     words = ["--baseline", options.baseline, "--seeds", *map(str, options.seeds), *HELD_OUT]
+    words += place(options)
     coterie("compare", "--data", data, "--models", *models, "--out", options.out / "table", *words)
 
 
@@ -134,6 +140,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[*VAES, *BASELINES])
     parser.add_argument("--baseline", default="multi-vae")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--device", default="auto", help="as of `coterie train`")
+    parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     (tune if options.step == "tune" else compare)(options)
