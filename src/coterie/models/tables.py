@@ -110,7 +110,8 @@ class TransposedRowSums:
     def __init__(self, batch: UserBatch, dense: Tensor) -> None:
         self.indptr, self.users = batch.transposed()
         self.rows = rows_per_chunk(batch.n_items, dense.device)
-        self.bounds = [*self.indptr[: batch.n_items : self.rows].tolist(), len(self.users)]
+        inner = self.indptr[self.rows : batch.n_items : self.rows].tolist()  # waits for the device
+        self.bounds = [0, *inner, len(self.users)]
         self.dense = dense.contiguous()
 
     def chunk(self, start: int, stop: int) -> Tensor:

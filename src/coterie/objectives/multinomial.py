@@ -101,7 +101,7 @@ class _FusedNll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradient, (of_hidden, of_table, of_bias, *_) = ctx.gradient, ctx.needs_input_grad
-        if grads[0] != 1:
+        if gradient.device.type != "cpu" or grads[0] != 1:  # a GPU would be waited for
             gradient = gradient * grads[0]
         d_hidden = d_table = d_bias = None
         if of_hidden:

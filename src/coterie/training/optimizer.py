@@ -60,12 +60,11 @@ class Adam:
         self._update([self._slice(name, self._gradient(name, scale)) for name in names])
         for name, parameter in self._parameters.items():
             if parameter in gradients:
-                names.append(name)
                 for start, stop, rows in gradients.chunks(parameter):
                     rows = rows if scale is None else rows * scale
-                    self._update([self._slice(name, rows, start, stop)])
-        for name in names:
-            self.state[f"{name}.{STEPS}"] += 1
+                    *part, steps = self._slice(name, rows, slice(start, stop))
+                    self._update([(*part, steps.clone())])
+                self.state[f"{name}.{STEPS}"] += 1
 
     def _gradient(self, name: str, scale: float | None) -> Tensor:
         gradient = self._parameters[name].grad
@@ -81,29 +80,24 @@ class Adam:
         norm = math.sqrt(float(torch.stack(squares).sum()))
         return most / norm if norm > most else None
 
-    def _slice(
-        self, name: str, gradient: Tensor, start: int = 0, stop: int | None = None
-    ) -> tuple[Tensor, ...]:
+    def _slice(self, name: str, gradient: Tensor, rows: slice = slice(None)) -> tuple[Tensor, ...]:
         """Value, gradient, both moments, and the steps so far."""
         value = self._parameters[name].detach()
-        first, second, done = (self.state[f"{name}.{kept}"] for kept in (FIRST, SECOND, STEPS))
-        done = done.clone()  # the kernel counts it up
-        if stop is None:
-            return value, gradient, first, second, done
-        rows = slice(start, stop)
-        return value[rows], gradient, first[rows], second[rows], done
+        first, second, steps = (self.state[f"{name}.{kept}"] for kept in (FIRST, SECOND, STEPS))
+        return value[rows], gradient, first[rows], second[rows], steps
 
     def _update(self, slices: list[tuple[Tensor, ...]]) -> None:
+        """Move the values, in place, and count the steps up."""
         if not slices:
             return
-        values, grads, first, second, done = (list(part) for part in zip(*slices, strict=True))
+        values, grads, first, second, steps = (list(part) for part in zip(*slices, strict=True))
         adam(
             values,
             grads,
             first,
             second,
             [],
-            done,
+            steps,
             fused=True,
             decoupled_weight_decay=True,
             amsgrad=False,
