@@ -37,13 +37,13 @@ def test_a_batch_is_scipys_row_selection(histories: list[list[int]], data: st.Da
     assert batch.n_items == N_ITEMS
     assert np.array_equal(as_scipy(batch).toarray(), expected.toarray())
     assert batch.lengths.tolist() == expected.sum(1).tolist()
-    assert batch.rows().tolist() == expected.tocoo().coords[0].tolist()
+    assert batch.rows.tolist() == expected.tocoo().coords[0].tolist()
 
 
 def test_scale_normalises_each_row() -> None:
     batch = batch_of([[1], [0, 2, 3, 5], []], 6)
     assert batch.scale.tolist() == [1.0, 0.5, 1.0]
-    squares = torch.zeros(3).index_add(0, batch.rows(), batch.scale[batch.rows()] ** 2)
+    squares = torch.zeros(3).index_add(0, batch.rows, batch.scale[batch.rows] ** 2)
     assert squares.tolist() == [1.0, 1.0, 0.0]
 
 
@@ -167,7 +167,7 @@ def test_values_and_timestamps_stay_with_their_entries(tmp_path: Path) -> None:
         whole = user_batch(source, users, ("values", "timestamps"))
         keep = torch.arange(len(whole.indices)) % 3 != 1
         for batch in (whole, whole.select(keep), whole.to(torch.device("cpu"))):
-            names = torch.from_numpy(users)[batch.rows()] * 100 + batch.indices
+            names = torch.from_numpy(users)[batch.rows] * 100 + batch.indices
             assert batch.values is not None
             assert batch.timestamps is not None
             assert (batch.values.dtype, batch.timestamps.dtype) == (torch.float32, torch.int64)

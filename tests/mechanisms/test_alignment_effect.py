@@ -45,7 +45,7 @@ class Linear(VAE):
 
     def encode(self, batch: UserBatch) -> Posterior:
         sums = torch.zeros(batch.n_users, self.rows.shape[1])
-        sums.index_add_(0, batch.rows(), self.rows[batch.indices])
+        sums.index_add_(0, batch.rows, self.rows[batch.indices])
         mu = self.target + self.shrink * (sums * batch.scale[:, None] - self.target)
         return Posterior(mu, torch.full_like(mu, -2.0))
 

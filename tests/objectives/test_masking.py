@@ -54,7 +54,7 @@ def test_the_expected_masked_input_is_the_clean_input() -> None:
     draws, total = generator(), torch.zeros(4, 5, dtype=torch.float64)
     for _ in range(n_draws):
         masked = mask(batch, rho, draws)
-        rows = masked.rows()
+        rows = masked.rows
         total[rows, masked.indices] += masked.scale[rows]
     clean = torch.zeros(4, 5, dtype=torch.float64)
     for user, history in enumerate(histories):
@@ -112,7 +112,7 @@ def masked_by(batch: UserBatch, kind: str, rho: float, draws: torch.Generator) -
 
 def kept_flags(batch: UserBatch, masked: UserBatch) -> torch.Tensor:
     """Which entries were kept, bool ``[nnz]``; entries are known by user and item."""
-    whole, part = (b.rows() * b.n_items + b.indices for b in (batch, masked))
+    whole, part = (b.rows * b.n_items + b.indices for b in (batch, masked))
     assert torch.isin(part, whole).all()
     return torch.isin(whole, part)
 
@@ -146,13 +146,13 @@ def test_each_entry_is_kept_with_probability_rho_and_the_input_is_unbiased(kind:
     for _ in range(n_draws):
         masked = masked_by(batch, kind, rho, draws)
         flags = kept_flags(batch, masked)
-        values = flags * masked.scale[batch.rows()].double()
+        values = flags * masked.scale[batch.rows].double()
         kept, inputs, squares = kept + flags, inputs + values, squares + values**2
     deviation = (kept / n_draws - rho) / (rho * (1 - rho) / n_draws) ** 0.5
     assert deviation.abs().max() < 4.5, "in standard errors"
     mean = inputs / n_draws
     error = ((squares / n_draws - mean**2) / n_draws).sqrt()
-    clean = batch.scale[batch.rows()].double()
+    clean = batch.scale[batch.rows].double()
     assert ((mean - clean) / error).abs().max() < 4.5
 
 

@@ -5,6 +5,7 @@ Letters: ``B`` users in the batch, ``I`` items, ``nnz`` interactions in the batc
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -50,11 +51,12 @@ class UserBatch:
         """B."""
         return len(self.indptr) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> Tensor:
         """Items per user, int64 ``[B]``."""
         return self.indptr.diff()
 
+    @cached_property
     def rows(self) -> Tensor:
         """The user (0 … B − 1) of every entry, int64 ``[nnz]``."""
         users = torch.arange(self.n_users, device=self.indptr.device)
@@ -75,7 +77,7 @@ class UserBatch:
     def _transposed_by_sorting(self) -> tuple[Tensor, Tensor]:
         items, order = torch.sort(self.indices, stable=True)
         bounds = torch.arange(self.n_items + 1, device=items.device)
-        return torch.searchsorted(items, bounds), self.rows()[order]
+        return torch.searchsorted(items, bounds), self.rows[order]
 
     def select(self, keep: Tensor) -> "UserBatch":
         """Keep the entries where ``keep`` (bool ``[nnz]``) is true; ``scale`` is unchanged."""

@@ -346,5 +346,5 @@ def _having(user_items: Interactions, users: np.ndarray, items: np.ndarray) -> n
     for start in range(0, len(users), USERS_AT_ONCE):
         batch = user_batch(user_items, users[start : start + USERS_AT_ONCE])
         at = place[batch.indices.numpy()]
-        has[start + batch.rows().numpy()[at >= 0], at[at >= 0]] = True
+        has[start + batch.rows.numpy()[at >= 0], at[at >= 0]] = True
     return has

@@ -155,7 +155,7 @@ def alignment_sampled(
     The definition, of which :func:`alignment` is the expectation over ``z``; O(nnz · K) memory.
     Without ``weights`` ``[nnz]`` each item counts 1/n.
     """
-    rows = batch.rows()
+    rows = batch.rows
     distances = (z[rows] - anchors[batch.indices]).square().sum(1)
     weights = torch.ones_like(distances) if weights is None else weights
     empty = torch.zeros_like(z[:, 0])

@@ -141,7 +141,7 @@ def popularity_weights(counts: np.ndarray, exponent: float) -> np.ndarray:
 def recency_weights(batch: UserBatch, half_life_days: float) -> Tensor:
     """``2 ** −(age / half-life)``, age before the user's own last entry; float32 ``[nnz]``."""
     assert batch.timestamps is not None, "the loop asks for them: see ObjectiveConfig.extras"
-    rows, times = batch.rows(), batch.timestamps
+    rows, times = batch.rows, batch.timestamps
     last = times.new_zeros(batch.n_users)
     last = last.scatter_reduce(0, rows, times, "amax", include_self=False)
     age = (last[rows] - times).double() / (half_life_days * SECONDS_PER_DAY)
@@ -155,7 +155,7 @@ def entry_weights(batch: UserBatch, config: AnchorConfig, item_weights: Tensor |
     """
     match config.weighting:
         case "uniform":
-            return torch.ones_like(batch.scale)[batch.rows()]
+            return torch.ones_like(batch.scale)[batch.rows]
         case "inverse-popularity":
             assert item_weights is not None, "the objective was not prepared"
             return item_weights[batch.indices]

@@ -229,8 +229,10 @@ class Objective(nn.Module):
         alone; whose gradients are not computed otherwise is up to the caller.
         """
         config = self.config
+        # On a GPU the small products take less time than their casts, so that they stay in float32.
         low = workspace is not None and workspace.dtype != torch.float32
-        precision = partial(torch.autocast, batch.scale.device.type, torch.bfloat16, enabled=low)
+        low &= batch.scale.device.type == "cpu"
+        precision = partial(torch.autocast, "cpu", torch.bfloat16, enabled=low)
         if part == "decoder":
             with precision():
                 with torch.no_grad():

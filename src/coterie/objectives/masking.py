@@ -91,7 +91,7 @@ def mask_by_item(batch: UserBatch, keep: Tensor, generator: torch.Generator) -> 
     """
     probabilities = keep[batch.indices]
     draws = torch.rand(len(probabilities), generator=generator, device=keep.device)
-    sums = torch.zeros_like(batch.scale).index_add(0, batch.rows(), probabilities)
+    sums = torch.zeros_like(batch.scale).index_add(0, batch.rows, probabilities)
     share = torch.where(batch.lengths > 0, sums / batch.lengths.clamp(min=1), 1)
     return replace(batch.select(draws < probabilities), scale=batch.scale / share)
 
@@ -135,7 +135,7 @@ def mask_at_random_rate(
     rates = torch.rand(batch.n_users, generator=generator, device=device)
     rates = keep_probability + width * (rates - 0.5)
     draws = torch.rand(len(batch.indices), generator=generator, device=device)
-    return replace(batch.select(draws < rates[batch.rows()]), scale=batch.scale / rates)
+    return replace(batch.select(draws < rates[batch.rows]), scale=batch.scale / rates)
 
 
 def mask_time_blocks(
@@ -149,7 +149,7 @@ def mask_time_blocks(
     Entries of one moment are in the order of their items. Needs ``batch.timestamps``.
     """
     assert batch.timestamps is not None, "the loop asks for them: see ObjectiveConfig.extras"
-    device, rows, lengths = batch.indices.device, batch.rows(), batch.lengths
+    device, rows, lengths = batch.indices.device, batch.rows, batch.lengths
     by_time = torch.argsort(batch.timestamps, stable=True)
     order = by_time[torch.argsort(rows[by_time], stable=True)]  # by user, then by time
     starts = batch.indptr[:-1][rows]

@@ -21,7 +21,7 @@ from coterie.models.tables import TableGradients, store_gradient
 
 def multinomial_nll(logits: Tensor, batch: UserBatch) -> Tensor:
     """Negative log-likelihood per user, ``[B]``, of logits ``[B, I]``: the plain form."""
-    rows = batch.rows()
+    rows = batch.rows
     positives = logits[rows, batch.indices]
     sums = torch.zeros_like(logits[:, 0]).index_add(0, rows, positives)
     return batch.lengths * torch.logsumexp(logits, 1) - sums
@@ -89,7 +89,7 @@ class _FusedNll(torch.autograd.Function):
         probabilities = workspace.logits_for(batch.n_users, table)
         torch.addmm(bias.detach().to(workspace.dtype), hidden, cast.T, out=probabilities)
         torch.softmax(probabilities, 1, out=probabilities)
-        positives = batch.rows() * batch.n_items + batch.indices
+        positives = batch.rows * batch.n_items + batch.indices
         flat = probabilities.view(-1)
         picked = flat[positives].float()
         ctx.workspace, ctx.gradients = workspace, gradients

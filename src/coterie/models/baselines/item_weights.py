@@ -71,7 +71,7 @@ class SparseItemWeights(Model):
         scores = self.weights.new_zeros(batch.n_users * self.n_items)
         first = self.indptr[batch.indices]
         lengths = self.indptr[batch.indices + 1] - first
-        target = batch.rows() * self.n_items
+        target = batch.rows * self.n_items
         ends = lengths.cumsum(0)
         for part in _parts(ends):
             n, last = lengths[part], ends[part]
