@@ -86,7 +86,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     share_of_pure = ours["saturation"]["rate"] / middle["pure"]["rate"]
     grown = ours["mib_at_the_end"] / ours["mib_after_1k"] - 1
     return {
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "settings": {
             name: getattr(args, name)
             for name in ("items", "median", "k", "connections", "threads", "batch_size", "seconds")
