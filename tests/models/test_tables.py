@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coterie.models.tables import ROWS_PER_CHUNK, TableGradients, row_sums
+from coterie.models import tables
+from coterie.models.tables import ROWS_PER_CHUNK, TableGradients, row_sums, rows_per_chunk
 from histories import batch_of, dense_of, random_histories
 
 SIZES = [5, ROWS_PER_CHUNK, ROWS_PER_CHUNK + 1, 2 * ROWS_PER_CHUNK + 7]
@@ -60,6 +61,23 @@ def test_a_recorded_gradient_is_what_autograd_would_give(n_items: int) -> None:
     assert torch.equal(whole(gradients, recorded), plain.grad)
     gradients.store(recorded)
     assert torch.equal(whole(gradients, recorded), plain.grad)
+
+
+@pytest.mark.parametrize("n_items", SIZES)
+def test_on_a_gpu_a_table_is_one_chunk(n_items: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [rows_per_chunk(n, cpu) for n in (0, n_items)] == [ROWS_PER_CHUNK] * 2
+    assert [rows_per_chunk(n, gpu) for n in (0, n_items)] == [1, n_items]
+    batch = batch_of(random_histories(6, n_items, seed=3, longest=5), n_items)
+    plain, recorded = table_of(n_items, 4), table_of(n_items, 4)
+    row_sums(plain, batch).square().sum().backward()
+    monkeypatch.setattr(tables, "rows_per_chunk", lambda n_rows, device: n_rows)
+    gradients = TableGradients([recorded])
+    gradients.start()
+    row_sums(recorded, batch, gradients).square().sum().backward()
+    ((start, stop, rows),) = gradients.chunks(recorded)
+    assert (start, stop) == (0, n_items)
+    torch.testing.assert_close(rows, plain.grad)
 
 
 def test_two_uses_in_a_step_add_and_the_next_step_starts_afresh() -> None:
