@@ -162,6 +162,27 @@ def test_a_stray_arm_is_a_warning(run, folder):
     assert "'typo' 1" in run("status", "pia.toml", "--events", "stray.parquet").out
 
 
+def test_a_label_that_contradicts_the_hash_is_a_warning(run, folder):
+    events = pl.read_parquet(folder / "events.parquet")
+    user = events.filter(pl.col("arm") == "control")["user"][0]
+    swapped = pl.when((pl.col("user") == user) & (pl.col("arm") == "control"))
+    moved = swapped.then(pl.lit("pia")).otherwise("arm")
+    events.with_columns(arm=moved).write_parquet(folder / "moved.parquet")
+    said = (
+        "1 of 1,498 users have another arm in the log than the hash gives them, for example user "
+        f"'{user}'"
+    )
+    ended = run("analyze", "pia.toml", "--events", "moved.parquet")
+    assert (ended.code, ended.err) == (0, "")
+    assert said in ended.out.replace("\n", " ")
+    assert "pia is better on ctr_per_impression" in ended.out
+    assert said in run("status", "pia.toml", "--events", "moved.parquet").out.replace("\n", " ")
+    (folder / "salted.toml").write_text(FILE.replace("[arms]", 'salt = "other"\n[arms]'))
+    found = run("analyze", "salted.toml", "--events", "events.parquet", "--json").json()
+    assert found["log"]["contradicted_users"] > 600
+    assert "name, salt, arms, group or exposed" in found["warnings"][0]
+
+
 MISTAKES = [
     (("analyze", "pia.toml"), "", "--events"),
     (("analyze", "none.toml", "--events", "events.parquet"), "", "cannot be read"),

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
+from coterie.experiment.assignment import places_of
 from coterie.experiment.events import SCHEMA
 from coterie.experiment.settings import Experiment
 
@@ -47,7 +48,7 @@ def crowd(n, *, lift=0.0, seed=0, days=10, keep=(1.0, 1.0), start=START):
     ``keep`` are shares of the control's and the treatment's users whose events arrive.
     """
     rng = np.random.default_rng(seed)
-    arm = rng.integers(0, 2, n)
+    arm = places_of(experiment(), np.arange(n))
     there = rng.random(n) < np.where(arm == 1, keep[1], keep[0])
     rate, taste = rng.lognormal(0.5, 0.8, n), rng.beta(2, 10, n)
     parts = []

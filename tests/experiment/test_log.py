@@ -175,6 +175,21 @@ def test_a_few_users_in_an_unknown_arm_are_left_out_and_counted(arm):
         summarize(frame.with_columns(arm=many.otherwise("arm")).lazy(), experiment())
 
 
+def test_users_whose_arm_is_not_the_hashs_are_counted_and_stay():
+    frame = crowd(300, seed=4).filter(pl.col("time") >= START)
+    clean = summarize(frame.lazy(), experiment())
+    assert (clean.facts.contradicted_users, clean.facts.contradicted) == (0, None)
+    of_control = clean.users.filter(pl.Series(clean.arm == 0))[1:3].to_list()
+    moved = pl.when(pl.col("user").is_in(of_control)).then(pl.lit("pia")).otherwise("arm")
+    found = summarize(frame.with_columns(arm=moved).lazy(), experiment())
+    assert found.facts.contradicted_users == 2
+    assert found.facts.contradicted == {"user": of_control[0], "arm": "pia", "by_hash": "control"}
+    assert (found.users_by_arm() - clean.users_by_arm()).tolist() == [-2, 2]
+    ramp = summarize(frame.lazy(), experiment(exposed=0.5))
+    assert 100 < ramp.facts.contradicted_users < 200
+    assert ramp.facts.contradicted["by_hash"] is None
+
+
 def test_logs_without_use():
     with pytest.raises(DataError, match="Nobody in the log entered 'pia'"):
         summarize(events([("1", "ann", "click", 3, NOWHERE)]), experiment())

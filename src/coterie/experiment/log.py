@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from coterie.data.guard import reading
 from coterie.errors import DataError
+from coterie.experiment.assignment import OUTSIDE, places_of
 from coterie.experiment.events import check_events
 from coterie.experiment.settings import DAY, Column, Experiment, Metric, Term
 
@@ -54,6 +55,10 @@ class LogFacts:
         Users with events in the period that never entered.
     crossed_users
         Users with events in two arms, or more: excluded.
+    contradicted_users
+        Users whose arm in the log is not the one that the hash gives: they count, in the log's.
+    contradicted
+        One of them: ``user``, ``arm``, and ``by_hash`` (None: takes no part).
     unknown_arms
         By arm that the experiment lacks, the users with events in it: excluded, and not counted
         as crossed.
@@ -68,6 +73,8 @@ class LogFacts:
     before_entry: int = 0
     outside_users: int = 0
     crossed_users: int = 0
+    contradicted_users: int = 0
+    contradicted: Mapping[str, str | None] | None = None
     unknown_arms: Mapping[str, int] = field(default_factory=dict)
     through: datetime | None = None
 
@@ -186,6 +193,7 @@ def summarize(
             before_entry=sums.early_events,
             outside_users=sums.present - len(entries) - crossed - sum(unknown.values()),
             crossed_users=crossed,
+            **_contradicted(entries, experiment),
             unknown_arms=unknown,
             through=through,
         ),
@@ -291,6 +299,18 @@ def _entries(
     place = pl.col("arm").replace_strict(places, return_dtype=pl.Int64).alias("place")
     entries = once.select("user", "entry", place).with_row_index(ROW)
     return entries, len(known) - len(once), unknown
+
+
+def _contradicted(entries: pl.DataFrame, experiment: Experiment) -> dict[str, Any]:
+    """Who is in another arm than the hash gives: how many users, and the first of them."""
+    hashed = places_of(experiment, entries["user"])
+    others = np.flatnonzero(hashed != entries["place"].to_numpy())
+    if not len(others):
+        return {}
+    names = {OUTSIDE: None, **dict(enumerate(experiment.arm_names))}
+    _, user, _, place = entries.row(int(others[0]))
+    example = {"user": user, "arm": names[place], "by_hash": names[int(hashed[others[0]])]}
+    return {"contradicted_users": len(others), "contradicted": example}
 
 
 def arms_text(users: Mapping[str, int]) -> str:

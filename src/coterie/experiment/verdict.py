@@ -127,11 +127,26 @@ def doubts(mismatch: Mismatch, facts: LogFacts, experiment: Experiment) -> Itera
             f"{crossed:,} of {total:,} users were seen in two arms and left out: the assignment "
             "did not hold."
         )
+    if facts.contradicted:
+        yield _contradicted(facts, sum(mismatch.observed))
     if unknown:
         yield (
             f"{unknown:,} of {total:,} users were seen in arms that the experiment does not have "
             f"({arms_text(facts.unknown_arms)}) and left out."
         )
+
+
+def _contradicted(facts: LogFacts, total: int) -> str:
+    """That the log and the hash disagree."""
+    one = facts.contradicted or {}
+    hashed = "no arm" if one["by_hash"] is None else repr(one["by_hash"])
+    return (
+        f"{facts.contradicted_users:,} of {total:,} users have another arm in the log than the "
+        f"hash gives them, for example user {one['user']!r}: {one['arm']!r} in the log, {hashed} "
+        "by the hash. They count in the log's arm. Unless something else assigns your users, "
+        "labels are wrong, or name, salt, arms, group or exposed are not those of the events: find "
+        "out which before believing the figures."
+    )
 
 
 def _mismatch(found: Mismatch, experiment: Experiment) -> str:
