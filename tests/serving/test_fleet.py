@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -136,6 +137,24 @@ def test_a_version_that_once_failed_is_served_when_it_comes_back(watched, monkey
     shutil.rmtree(folder)
     aside.rename(folder)
     assert served_after_a_look() == second
+
+
+def test_a_folder_that_vanishes_is_logged_once_and_so_is_its_return(watched, caplog):
+    folder, served_after_a_look = watched
+    first = version_of(folder)
+    aside = folder.with_name("aside")
+    with caplog.at_level(logging.INFO, logger="coterie.serving"):
+        for _ in range(2):
+            folder.rename(aside)
+            assert served_after_a_look() == served_after_a_look() == first
+            aside.rename(folder)
+            assert served_after_a_look() == served_after_a_look() == first
+    gone, back, *again = caplog.records
+    assert (gone.levelname, gone.model, gone.folder) == ("WARNING", "default", str(folder))
+    assert "gone" in gone.getMessage()
+    assert gone.served == first
+    assert (back.levelname, back.getMessage()) == ("INFO", "the model's folder is back")
+    assert [one.getMessage() for one in again] == [gone.getMessage(), back.getMessage()]
 
 
 def test_memory_is_given_back_when_a_version_has_been_replaced(watched, monkeypatch):

@@ -59,6 +59,7 @@ class Fleet:
         if idle := set(self._folders) - {DEFAULT, *self._arms.values()}:
             raise ConfigError(f"No experiment has an arm {min(idle)!r}, so nobody would get it.")
         self.models = {name: self._load(name) for name in self._folders}
+        self._gone: set[str] = set()
 
     def __getitem__(self, name: str) -> ServedModel:
         return self.models[name]
@@ -90,6 +91,7 @@ class Fleet:
         found: dict[str, ServedModel | str] = {}
         for name, folder in self._folders.items():
             version = version_of(folder)
+            self._note_whether_gone(name, gone=version is None)
             if version is None or version == self.models[name].version:
                 continue
             lies = f"{version} {_state(folder)}"
@@ -103,6 +105,20 @@ class Fleet:
                 log.error("the new version is not served", extra=facts, exc_info=not ours)
                 found[name] = lies
         return found
+
+    def _note_whether_gone(self, name: str, *, gone: bool) -> None:
+        """Tell the operator once that a folder cannot be read, and once that it is back."""
+        if gone == (name in self._gone):
+            return
+        facts = {"model": name, "folder": str(self._folders[name])}
+        if gone:
+            self._gone.add(name)
+            facts["served"] = self.models[name].version
+            log.warning("the model's folder is gone or unreadable; its loaded version is served on",
+                        extra=facts)  # fmt: skip
+        else:
+            self._gone.remove(name)
+            log.info("the model's folder is back", extra=facts)
 
     def _load(self, name: str) -> ServedModel:
         return load(self._folders[name], name=name, filters=self.filters, community=self._community)
