@@ -122,6 +122,27 @@ def test_naive_times_in_json_lines_are_found(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"event_id": "a", "user": ', 'Syntax.* A line is one event.*: {"event_id": "a", "user":'),
+        ("[1, 2]", r"JSON object.*\[1, 2\]"),
+        (json.dumps({**EVENT, "seconds": "long"}), "'long'"),
+        (json.dumps({**EVENT, "user": None}), "2 events of the log have no user"),
+        ("{}", "2 events of the log have no event_id, for example: an empty one"),
+    ],
+)
+@pytest.mark.parametrize("block", [2, 100])
+def test_a_bad_line_is_named(line, expected, block, tmp_path, monkeypatch):
+    monkeypatch.setattr("coterie.experiment.events.BLOCK", block)
+    good = [json.dumps({**EVENT, "event_id": str(at)}) for at in range(5)]
+    rest = "\n".join([*good[:3], "", line, good[3], line, good[4]])  # an empty line is none
+    write_lines(tmp_path / "good.jsonl", [EVENT])
+    (tmp_path / "bad.jsonl").write_text(rest)
+    with pytest.raises(DataError, match=f"bad.jsonl, line 5: .*{expected}"):
+        read_events([tmp_path / "good.jsonl", tmp_path / "bad.jsonl"])
+
+
+@pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"event_id": None}, "have no event_id"),

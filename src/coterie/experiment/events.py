@@ -3,8 +3,10 @@
 The unit of everything after this is the user; :mod:`coterie.experiment.log` adds up each one's.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -36,6 +38,9 @@ MOST_SECONDS = 1_000_000
 REQUIRED = ("event_id", "user", "kind", "time")
 ISO = "%+"  # ISO 8601 with an offset or Z
 TEXT = (".jsonl", ".ndjson")
+TEXT_SCHEMA = {name: pl.String() for name in SCHEMA} | {"seconds": pl.Float64()}
+BLOCK = 10_000  # lines that are looked at together in search of the bad one
+SHOWN = 200  # characters of it in a message
 TABLES = (".parquet", ".pq")
 
 
@@ -44,6 +49,14 @@ def _spelled(value: Any) -> Any:
 
 
 Id = Annotated[str, BeforeValidator(_spelled), Field(min_length=1, max_length=512)]
+
+
+class BrokenRule(DataError):
+    """An event breaks a rule, which it is called by."""
+
+    def __init__(self, message: str, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 class Event(Config):
@@ -76,13 +89,15 @@ class Event(Config):
 
 
 def read_events(paths: Sequence[Path]) -> pl.LazyFrame:
-    """A log in one or several files, with the columns of :data:`SCHEMA`; nothing is loaded yet.
+    """A log in one or several files, with the columns of :data:`SCHEMA`; nothing is held yet.
+
+    JSON lines are checked here, because only here it is known in which file and line they are.
 
     Raises
     ------
     DataError
         A file is missing or of another kind, a column is missing or of the wrong type, or a time
-        has no zone.
+        has no zone; a line is no event: the message names file and line.
     """
     if not paths:
         raise DataError("A log of events is needed: Parquet or JSON lines.")
@@ -90,6 +105,11 @@ def read_events(paths: Sequence[Path]) -> pl.LazyFrame:
     for path in map(existing, paths):
         with reading(str(path)):
             frames.append(_frame(_scan(path), str(path)))
+        if path.suffix in TEXT:
+            try:
+                check_events(frames[-1])
+            except DataError as error:
+                raise _at_line(path, error) from error
     return pl.concat(frames)
 
 
@@ -103,9 +123,41 @@ def _scan(path: Path) -> pl.LazyFrame:
     if path.suffix in TABLES:
         return pl.scan_parquet(path, glob=False)
     if path.suffix in TEXT:
-        text = {name: pl.String() for name in SCHEMA} | {"seconds": pl.Float64()}
-        return pl.scan_ndjson(path, schema=text)
+        return pl.scan_ndjson(path, schema=TEXT_SCHEMA)
     raise DataError(f"{path}: a log ends in {', '.join((*TABLES, *TEXT))}.")
+
+
+def _at_line(path: Path, error: DataError) -> DataError:
+    """The error, with the first line that makes it."""
+    rule = error.rule if isinstance(error, BrokenRule) else None
+    before = 0
+    with path.open("rb") as file:
+        while block := list(islice(file, BLOCK)):
+            if _fault(block, rule):
+                sizes = range(1, len(block) + 1)
+                size = sizes[bisect_left(sizes, True, key=lambda n: bool(_fault(block[:n], rule)))]
+                where = f"{path}, line {before + size}"
+                if rule is not None:
+                    return DataError(f"{where}: {error}")
+                line = block[size - 1]
+                text = line.decode(errors="replace").strip()[:SHOWN]
+                return DataError(
+                    f"{where}: {_fault([line], rule)}. A line is one event, a JSON object; got: "
+                    f"{text}"
+                )
+            before += len(block)
+    return error
+
+
+def _fault(lines: list[bytes], rule: str | None) -> str:
+    """How lines break this rule; of None, why they cannot be read. Empty if they do not."""
+    try:
+        check_events(_frame(pl.read_ndjson(b"".join(lines), schema=TEXT_SCHEMA).lazy(), ""))
+    except BrokenRule as error:
+        return str(error) if error.rule == rule else ""
+    except pl.exceptions.PolarsError as error:
+        return str(error) if rule is None else ""
+    return ""
 
 
 def _frame(raw: pl.LazyFrame, label: str) -> pl.LazyFrame:
@@ -166,8 +218,9 @@ def check_events(events: pl.LazyFrame) -> pl.DataFrame:
     for rule, broken in rules.items():
         if count := checked[rule].item():
             row = events.filter(broken).head(1).collect(engine="streaming").row(0, named=True)
-            shown = ", ".join(f"{name} {value}" for name, value in row.items() if value is not None)
-            raise DataError(f"{count:,} events of the log {rule}, for example: {shown}.")
+            said = (f"{name} {value}" for name, value in row.items() if value is not None)
+            shown = ", ".join(said) or "an empty one"
+            raise BrokenRule(f"{count:,} events of the log {rule}, for example: {shown}.", rule)
     return checked.select("events", "distinct", "first", "last")
 
 
