@@ -54,6 +54,8 @@ def test_analyze(run):
 def test_analyze_for_machines_and_from_overlapping_lines(run):
     one = run("analyze", "pia.toml", "--events", "events.parquet", "--json").json()
     other = run("analyze", "pia.toml", "--events", "one.jsonl", "two.jsonl", "--json").json()
+    repeated = ("--events", "one.jsonl", "--events", "two.jsonl")
+    assert run("analyze", "pia.toml", *repeated, "--json").json() == other
     assert other["log"].pop("duplicates") == 100
     assert one["log"].pop("duplicates") == 0
     assert other["log"].pop("events") == one["log"].pop("events") + 100

@@ -79,6 +79,37 @@ def test_file_flags_filters_arms_and_keys(coterie, workspace, started, tmp_path,
     assert keys
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_arms_and_experiments_may_follow_one_flag_or_one_each(
+    several, coterie, workspace, started, tmp_path
+):
+    """As the files of ``experiment analyze --events``."""
+    names = ("one", "two")
+    for name in names:
+        text = EXPERIMENT.replace('"pia"', f'"{name}"').replace("treated", name)
+        (tmp_path / f"{name}.toml").write_text(text)
+    arms, files = [f"{name}={workspace.run}" for name in names], [f"{name}.toml" for name in names]
+    flags = (
+        ["--arm", *arms, "--experiment", *files]
+        if several
+        else [
+            "--arm",
+            arms[0],
+            "--experiment",
+            files[0],
+            "--arm",
+            arms[1],
+            "--experiment",
+            files[1],
+        ]
+    )
+    ended = coterie("serve", workspace.run, *flags)
+    assert ended.code == 0, ended.err
+    ((_, fleet, _, _),) = started
+    assert list(fleet.experiments) == list(names)
+    assert list(fleet.models) == ["default", *names]
+
+
 def test_histories_are_imported_first(coterie, workspace, started, tmp_path):
     ended = coterie("serve", workspace.run, "--import-histories", workspace.data)
     data = Interactions.open(workspace.data)

@@ -69,7 +69,10 @@ File = Annotated[Path, Parameter(help="The experiment.")]
 Log = Annotated[
     tuple[Path, ...],
     Parameter(
-        name="--events", consume_multiple=True, negative_iterable=(), help="LOG, the events."
+        name="--events",
+        consume_multiple=True,
+        negative_iterable=(),
+        help="LOG, the events; one or several files.",
     ),
 ]
 

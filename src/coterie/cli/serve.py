@@ -36,18 +36,20 @@ Arms = Annotated[
     tuple[str, ...],
     Parameter(
         name="--arm",
+        consume_multiple=True,
         negative_iterable=(),
         show_default=False,
-        help="NAME=MODEL, the model of an experiment's arm; may be repeated.",
+        help="NAME=MODEL, the models of experiments' arms; one or several.",
     ),
 ]
 Experiments = Annotated[
     tuple[Path, ...],
     Parameter(
         name="--experiment",
+        consume_multiple=True,
         negative_iterable=(),
         show_default=False,
-        help="TOML file of an experiment; may be repeated.",
+        help="TOML files of experiments; one or several.",
     ),
 ]
 
