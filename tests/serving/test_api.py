@@ -532,12 +532,14 @@ def test_metrics_count_what_happened(api):
     api.post("/v1/events", json=EVENT)
     api.post("/v1/events", json=EVENT)
     api.get("/no/such/path")
+    assert api.get("/openapi.json").headers["content-type"] == "application/json"
     lines = api.get("/metrics").text.splitlines()
     version = api.service.fleet["default"].version
     for line in (
         'coterie_requests_total{method="POST",route="/v1/recommend",status="200"} 2.0',
         'coterie_requests_total{method="POST",route="/v1/events",status="422"} 1.0',
         'coterie_requests_total{method="GET",route="unmatched",status="404"} 1.0',
+        'coterie_requests_total{method="GET",route="/openapi.json",status="200"} 1.0',
         'coterie_recommendations_total{fallback="no",model="default"} 1.0',
         'coterie_recommendations_total{fallback="yes",model="default"} 1.0',
         'coterie_events_total{kind="click",new="yes"} 1.0',

@@ -29,7 +29,7 @@ from coterie.serving.keys import VARIABLE, Keys
 from coterie.serving.lanes import Overloaded
 from coterie.serving.page import pages
 from coterie.serving.problem import mistakes, problem
-from coterie.serving.routes import BODIES, recommend, router
+from coterie.serving.routes import BODIES, json_answer, recommend, router
 from coterie.serving.service import Service
 from coterie.serving.store import StoreUnavailable
 
@@ -58,8 +58,7 @@ def create_api(service: Service, *, secured: bool) -> FastAPI:
         await service.close()
 
     # no documentation pages: they would load scripts from elsewhere
-    api = FastAPI(title="coterie", version=version("coterie"), lifespan=lifespan, docs_url=None,
-                  redoc_url=None)  # fmt: skip
+    api = FastAPI(title="coterie", version=version("coterie"), lifespan=lifespan, openapi_url=None)
     api.state.service = service
     api.include_router(router)
     api.include_router(explore_router)
@@ -73,6 +72,12 @@ def create_api(service: Service, *, secured: bool) -> FastAPI:
     api.add_exception_handler(ClientDisconnect, _gone)
     api.add_exception_handler(Exception, _fault)
     api.openapi = lambda: _openapi(api, secured=secured)  # type: ignore[method-assign]
+
+    async def openapi() -> Response:
+        return json_answer(api.openapi())
+
+    # not the framework's own, which the log and the metrics would not know by name
+    api.add_api_route("/openapi.json", openapi, methods=["GET", "HEAD"], include_in_schema=False)
     return api
 
 
