@@ -552,6 +552,27 @@ def test_metrics_count_what_happened(api):
     assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "unknown", "known"),
+    [
+        ("GET", "/v1/items/1005/similar?n=3&k=2", "n", "k"),
+        ("GET", "/v1/items?q=title", "q", "query, limit"),
+        ("GET", "/v1/users/41/explain?k=2&items=1001", "items", "k, item"),
+        ("GET", "/v1/experiments?name=pia", "name", "none"),
+        ("POST", "/v1/recommend?k=3", "k", "none"),
+        ("POST", "/v1/recommend/batch?k=3", "k", "none"),
+        ("GET", "/v1/about?" + "x" * 500, "x" * 100, "none"),
+    ],
+)
+def test_unknown_query_parameters_are_refused(method, path, unknown, known, api):
+    answer = api.request(method, path, json={"history": [1001]} if method == "POST" else None)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == (
+        f"There is no query parameter {unknown!r} here; known: {known}."
+    )
+    assert api.get("/healthz?verbose=1").status_code == 200
+
+
 def test_openapi_describes_every_route_with_examples(api):
     schema = api.get("/openapi.json").json()
     assert set(schema["paths"]) == {

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from pydantic import ValidationError
@@ -29,7 +29,13 @@ from coterie.serving.keys import VARIABLE, Keys
 from coterie.serving.lanes import Overloaded
 from coterie.serving.page import pages
 from coterie.serving.problem import mistakes, problem
-from coterie.serving.routes import BODIES, json_answer, recommend, router
+from coterie.serving.routes import (
+    BODIES,
+    json_answer,
+    recommend,
+    refuse_unknown_parameters,
+    router,
+)
 from coterie.serving.service import Service
 from coterie.serving.store import StoreUnavailable
 
@@ -60,8 +66,8 @@ def create_api(service: Service, *, secured: bool) -> FastAPI:
     # no documentation pages: they would load scripts from elsewhere
     api = FastAPI(title="coterie", version=version("coterie"), lifespan=lifespan, openapi_url=None)
     api.state.service = service
-    api.include_router(router)
-    api.include_router(explore_router)
+    for routes in (router, explore_router):
+        api.include_router(routes, dependencies=[Depends(refuse_unknown_parameters)])
     api.include_router(pages(secured=secured))
     for kind, status in STATUS.items():
         api.add_exception_handler(kind, _refusing(status))
@@ -110,7 +116,9 @@ class Shortcut:
         self._asked = (method, route.path)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            response: Response = await route.endpoint(Request(scope, receive))
+            request = Request(scope, receive)
+            await refuse_unknown_parameters(request)
+            response: Response = await route.endpoint(request)
             await response(scope, receive, send)
 
         handlers = dict(api.exception_handlers)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Discriminator, Tag, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from starlette.responses import PlainTextResponse, Response
 
+from coterie.errors import DataError
 from coterie.experiment.events import Event
 from coterie.serving import examples, wire
 from coterie.serving.service import Service
@@ -41,6 +42,7 @@ BODIES = (
     wire.ExplainRequest,
     wire.PlaceRequest,
 )
+SHOWN = 100  # characters of what was asked, in a refusal
 RECOMMEND = TypeAdapter(wire.RecommendRequest)
 BATCH = TypeAdapter(wire.BatchRequest)
 
@@ -63,6 +65,22 @@ IN_PATHS: dict[str, Any] = {"min_length": 1, "max_length": 512, "pattern": r"^[^
 ItemId = Annotated[str, Path(**IN_PATHS, examples=["318"])]
 UserId = Annotated[str, Path(**IN_PATHS, examples=["4711"])]
 ExperimentName = Annotated[str, Path(**IN_PATHS, examples=["pia"])]
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Raise :class:`DataError` for query parameters that the route does not have.
+
+    Only of ``/v1``: those who watch over servers add some of their own.
+    """
+    if not request.scope["path"].startswith("/v1/"):
+        return
+    asked = getattr(request.scope["route"], "dependant", None)
+    known = [] if asked is None else [one.alias for one in asked.query_params]
+    if unknown := sorted(request.query_params.keys() - set(known)):
+        raise DataError(
+            f"There is no query parameter {unknown[0][:SHOWN]!r} here; known: "
+            f"{', '.join(known) or 'none'}."
+        )
 
 
 def takes(*models: type[BaseModel], example: Any = None) -> dict[str, Any]:
