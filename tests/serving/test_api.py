@@ -583,6 +583,9 @@ def test_openapi_describes_every_route_with_examples(api):
     text = json.dumps(schema)
     known = set(schema["components"]["schemas"])
     assert {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]} <= known
+    for name, model in schema["components"]["schemas"].items():
+        bare = [field for field, it in model["properties"].items() if not it.get("description")]
+        assert not bare, name
     examples = schema["components"]["schemas"]["RecommendRequest"]["examples"]
     for example in examples:
         assert recommend(api, **example).status_code == 200
@@ -593,6 +596,7 @@ def test_openapi_describes_every_route_with_examples(api):
         for method, route in methods.items():
             for parameter in route.get("parameters", []):
                 assert parameter["schema"]["examples"], (path, parameter["name"])
+                assert parameter["description"], (path, parameter["name"])
             if path == "/metrics":
                 continue
             assert ("403" in route["responses"]) is (method == "post")

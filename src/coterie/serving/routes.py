@@ -62,9 +62,11 @@ EVENTS: TypeAdapter[Event | wire.EventBatch] = TypeAdapter(
 router = APIRouter()
 Length = Annotated[int, Query(ge=1, description="How many of each.", examples=[5])]
 IN_PATHS: dict[str, Any] = {"min_length": 1, "max_length": 512, "pattern": r"^[^\x00]*$"}
-ItemId = Annotated[str, Path(**IN_PATHS, examples=["318"])]
-UserId = Annotated[str, Path(**IN_PATHS, examples=["4711"])]
-ExperimentName = Annotated[str, Path(**IN_PATHS, examples=["pia"])]
+ItemId = Annotated[str, Path(**IN_PATHS, description="An item's id.", examples=["318"])]
+UserId = Annotated[str, Path(**IN_PATHS, description="A user's id.", examples=["4711"])]
+ExperimentName = Annotated[
+    str, Path(**IN_PATHS, description="An experiment's name.", examples=["pia"])
+]
 
 
 async def refuse_unknown_parameters(request: Request) -> None:

@@ -12,6 +12,17 @@ from coterie.serving.settings import ItemId
 
 MOST_IDS = 10_000  # in one list of a request
 Ids = Annotated[list[ItemId], Field(max_length=MOST_IDS)]
+Id = Annotated[ItemId, Field(description="The item's id.")]
+Title = Annotated[str | None, Field(description="The item's title; null if it has none.")]
+ModelName = Annotated[str, Field(description="The model: default, or the name of an arm.")]
+Version = Annotated[
+    str, Field(description="The model's version, as its manifest's SHA-256 begins.")
+]
+Metric = Annotated[str, Field(description="The metric's name.")]
+Arm = Annotated[str, Field(description="The arm that is compared with the control.")]
+Day = Annotated[date, Field(description="When it begins; days count from the experiment's start.")]
+X = Annotated[float, Field(description="Place along the map's first axis.")]
+Y = Annotated[float, Field(description="Place along the map's second axis.")]
 
 
 def shown(*values: dict[str, Any]) -> ConfigDict:
@@ -57,15 +68,15 @@ class RecommendRequest(Wire):
 class BatchRequest(Wire):
     """Several lists at once; all are answered, or none."""
 
-    requests: list[RecommendRequest] = Field(min_length=1)
+    requests: list[RecommendRequest] = Field(min_length=1, description="At least one.")
 
 
 class Item(Wire):
     """An item of a list."""
 
-    item: ItemId
+    item: Id
     score: float = Field(description="Comparable within the list only.")
-    title: str | None = None
+    title: Title = None
 
 
 class RecommendAnswer(Wire):
@@ -76,8 +87,8 @@ class RecommendAnswer(Wire):
     items: list[Item] = Field(description="Best first; fewer than k where fewer are eligible.")
     unknown: list[ItemId] = Field(description="Ids in the request that the model does not know.")
     fallback: bool = Field(description="No known item in the history: the most popular items.")
-    model: str = Field(description="The model that answered.")
-    version: str = Field(description="Its version.")
+    model: ModelName
+    version: Version
     experiment: str | None = Field(None, description="As in the request.")
     arm: str | None = Field(None, description="The user's arm; null if the user takes no part.")
     surface: str | None = Field(None, description="As in the request.")
@@ -88,7 +99,7 @@ class BatchAnswer(Wire):
 
     model_config = shown(examples.BATCH)
 
-    answers: list[RecommendAnswer]
+    answers: list[RecommendAnswer] = Field(description="One for each request, in their order.")
 
 
 class SimilarAnswer(Wire):
@@ -96,12 +107,12 @@ class SimilarAnswer(Wire):
 
     model_config = shown(examples.SIMILAR)
 
-    item: ItemId
-    title: str | None = None
+    item: Id
+    title: Title = None
     source: str = Field(description="What is compared: anchors, decoder, factors or weights.")
-    items: list[Item]
-    model: str
-    version: str
+    items: list[Item] = Field(description="Most similar first.")
+    model: ModelName
+    version: Version
 
 
 class ExplainAnswer(Wire):
@@ -110,20 +121,24 @@ class ExplainAnswer(Wire):
     model_config = shown(examples.EXPLAINED)
 
     user: str | None = Field(None, description="Null where a history alone was given.")
-    model: str
-    version: str
-    history_items: int
-    sentence: str
-    warnings: list[str]
+    model: ModelName
+    version: Version
+    history_items: int = Field(description="Known items of the history.")
+    sentence: str = Field(description="The explanation in words.")
+    warnings: list[str] = Field(description="What puts the explanation in doubt.")
     skipped: str = Field(description="Why there are no neighbours; empty if there are.")
-    figures: dict[str, float | None]
-    sample: dict[str, Any]
-    neighbours: list[dict[str, Any]]
-    carriers: list[dict[str, Any]]
-    items: list[dict[str, Any]]
-    contributions: list[dict[str, Any]]
-    item_neighbours: list[dict[str, Any]]
-    unknown: list[dict[str, Any]]
+    figures: dict[str, float | None] = Field(description="Figures of the neighbourhood, by name.")
+    sample: dict[str, Any] = Field(description="How many users were searched, of how many.")
+    neighbours: list[dict[str, Any]] = Field(description="Users who help most, best first.")
+    carriers: list[dict[str, Any]] = Field(description="Items through which a neighbour helps.")
+    items: list[dict[str, Any]] = Field(description="The items explained, with their scores.")
+    contributions: list[dict[str, Any]] = Field(
+        description="What each item of the history adds to the score of an explained item."
+    )
+    item_neighbours: list[dict[str, Any]] = Field(
+        description="Users who raise or lower the score of an explained item."
+    )
+    unknown: list[dict[str, Any]] = Field(description="Ids that the model does not know.")
 
 
 class ExplainRequest(Wire):
@@ -142,8 +157,8 @@ class ExplainRequest(Wire):
 class FoundItem(Wire):
     """An item that was searched for."""
 
-    item: ItemId
-    title: str | None = None
+    item: Id
+    title: Title = None
     users: int = Field(description="Training users who have it.")
 
 
@@ -153,8 +168,8 @@ class FoundAnswer(Wire):
     model_config = shown(examples.FOUND)
 
     items: list[FoundItem] = Field(description="The item of that id first; then by popularity.")
-    model: str
-    version: str
+    model: ModelName
+    version: Version
 
 
 class PlaceRequest(Wire):
@@ -168,10 +183,10 @@ class PlaceRequest(Wire):
 class PlacedItem(Wire):
     """Where someone stands who has this item alone."""
 
-    item: ItemId
-    title: str | None = None
-    x: float
-    y: float
+    item: Id
+    title: Title = None
+    x: X
+    y: Y
 
 
 class PlaceAnswer(Wire):
@@ -179,12 +194,12 @@ class PlaceAnswer(Wire):
 
     model_config = shown(examples.PLACE)
 
-    x: float
-    y: float
+    x: X
+    y: Y
     items: list[PlacedItem] = Field(description="The first 50 known items of the history.")
     unknown: list[ItemId] = Field(description="Ids that the model does not know.")
-    model: str
-    version: str
+    model: ModelName
+    version: Version
 
 
 class MapAnswer(Wire):
@@ -198,8 +213,8 @@ class MapAnswer(Wire):
     available: int = Field(description="Users of the community with a known item.")
     variance: tuple[float, float] = Field(description="Share of the variance along each axis.")
     landmarks: list[PlacedItem] = Field(description="Popular items that stand apart.")
-    model: str
-    version: str
+    model: ModelName
+    version: Version
 
 
 class AboutAnswer(Wire):
@@ -208,8 +223,8 @@ class AboutAnswer(Wire):
     model_config = shown(examples.ABOUT)
 
     coterie: str = Field(description="The version of the software.")
-    model: str
-    version: str
+    model: ModelName
+    version: Version
     items: int = Field(description="Items that the default model knows.")
     community: int | None = Field(description="Users who may help; null: nothing is explained.")
     latent: bool = Field(description="Whether the default model has a latent space, so a map.")
@@ -218,7 +233,7 @@ class AboutAnswer(Wire):
 class EventBatch(Wire):
     """Several events, acknowledged together."""
 
-    events: list[Event] = Field(min_length=1)
+    events: list[Event] = Field(min_length=1, description="At least one; all are kept, or none.")
 
 
 class EventsAnswer(Wire):
@@ -233,22 +248,22 @@ class EventsAnswer(Wire):
 class ArmFacts(Wire):
     """An arm and its model."""
 
-    name: str
-    share: float
-    model: str
-    version: str
+    name: str = Field(description="The arm's name; the first arm is the control.")
+    share: float = Field(description="Share of the experiment's users, from 0 to 1.")
+    model: ModelName
+    version: Version
 
 
 class ExperimentFacts(Wire):
     """An experiment that requests may name."""
 
-    name: str
-    start: AwareDatetime
-    end: AwareDatetime
-    running: bool
-    exposed: float
-    primary: str
-    arms: list[ArmFacts]
+    name: str = Field(description="What requests and events call it.")
+    start: AwareDatetime = Field(description="When it begins.")
+    end: AwareDatetime = Field(description="When it ends, exclusive.")
+    running: bool = Field(description="Whether it runs now, so that users have arms.")
+    exposed: float = Field(description="Share of the users that take part, from 0 to 1.")
+    primary: str = Field(description="The metric that decides.")
+    arms: list[ArmFacts] = Field(description="The control first.")
 
 
 class ExperimentsAnswer(Wire):
@@ -256,15 +271,15 @@ class ExperimentsAnswer(Wire):
 
     model_config = shown(examples.EXPERIMENTS)
 
-    experiments: list[ExperimentFacts]
+    experiments: list[ExperimentFacts] = Field(description="Those that requests may name.")
 
 
 class ArmOutcome(ArmFacts):
     """An arm, its model, and what its users saw and did since they entered."""
 
     users: int | None = Field(description="Users who entered; null if the log cannot be used.")
-    impressions: int | None
-    clicks: int | None
+    impressions: int | None = Field(description="Of these users since they entered.")
+    clicks: int | None = Field(description="Of these users since they entered.")
 
 
 class MismatchOutcome(Wire):
@@ -277,8 +292,8 @@ class MismatchOutcome(Wire):
 class LiftOutcome(Wire):
     """A metric of an arm against the control; null where nothing can be concluded."""
 
-    metric: str
-    arm: str
+    metric: Metric
+    arm: Arm
     lift: float | None = Field(description="Relative difference: 0.02 is 2 % more.")
     low: float | None = Field(description="Lower end of the interval; null if there is none.")
     high: float | None = Field(description="Upper end of the interval; null if there is none.")
@@ -299,7 +314,7 @@ class MetricOutcome(LiftOutcome):
 class DayOutcome(Wire):
     """The experiment as of the end of a day."""
 
-    date: date
+    date: Day
     users: dict[str, int] = Field(description="Users who had entered, by arm.")
     results: list[LiftOutcome] = Field(description="With intervals valid at all days together.")
 
@@ -309,12 +324,12 @@ class ExperimentAnswer(Wire):
 
     model_config = shown(examples.EXPERIMENT)
 
-    name: str
-    computed_at: AwareDatetime
-    arms: list[ArmOutcome]
-    mismatch: MismatchOutcome
+    name: str = Field(description="The experiment's name.")
+    computed_at: AwareDatetime = Field(description="When this was worked out.")
+    arms: list[ArmOutcome] = Field(description="The control first.")
+    mismatch: MismatchOutcome = Field(description="Whether users divide as planned.")
     results: list[MetricOutcome] = Field(description="The primary metric first.")
-    days: list[DayOutcome]
+    days: list[DayOutcome] = Field(description="From the first day to the last in the log.")
 
 
 class StatusAnswer(Wire):
@@ -330,5 +345,5 @@ class Problem(Wire):
 
     model_config = shown(examples.PROBLEM)
 
-    detail: str
-    request_id: str
+    detail: str = Field(description="What was expected, and what came.")
+    request_id: str = Field(description="As in the answer's X-Request-ID and the server's log.")
