@@ -90,10 +90,14 @@ def test_page_and_figures(run, tmp_path):
 def test_a_mismatch_is_said_first(run):
     ended = run("analyze", "pia.toml", "--events", "lossy.parquet")
     assert ended.code == 0
-    assert ended.out.startswith("SAMPLE-RATIO MISMATCH")
+    assert ended.out.startswith("SAMPLE RATIO MISMATCH")
     assert "better" not in ended.out.split("Intervals are")[0]
     status = run("status", "pia.toml", "--events", "lossy.parquet")
-    assert status.out.startswith("pia: SAMPLE-RATIO MISMATCH")
+    assert status.out.startswith("pia: SAMPLE RATIO MISMATCH")
+    ended = run("analyze", "pia.toml", "--events", "lossy.parquet", "--json").json()
+    (one,) = run("status", "pia.toml", "--events", "lossy.parquet", "--json").json()["experiments"]
+    assert one["log"]["sample_ratio_mismatch"] == ended["sample_ratio_mismatch"]
+    assert ended["sample_ratio_mismatch"]["alarm"]
 
 
 def test_plan_from_a_log(run):

@@ -75,14 +75,14 @@ def test_the_page_says_every_verdict_and_loads_nothing(analysis, tmp_path):
     for result in analysis.results:
         assert re.sub(r"\s+", " ", sentence(result, analysis)) in plain
     assert not re.search(r"(src|href)=\"https?:", text)
-    assert "SAMPLE-RATIO" not in text
+    assert "SAMPLE RATIO" not in text
 
 
 def test_the_page_begins_with_a_mismatch(tmp_path):
     one = experiment()
     frame = crowd(4000, keep=(1.0, 0.8), seed=2, days=2)
     text = write_report(analyze(summarize(frame.lazy(), one), one), tmp_path / "r.html").read_text()
-    assert text.index("SAMPLE-RATIO MISMATCH") < text.index("No verdict on")
+    assert text.index("SAMPLE RATIO MISMATCH") < text.index("No verdict on")
     assert 'class="warning"' in text
 
 

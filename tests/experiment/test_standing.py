@@ -93,8 +93,8 @@ def test_days_before_enough_users_are_null():
 
 def test_a_mismatch_voids_all_verdicts():
     found = standing(crowd(4000, keep=(1.0, 0.8)).lazy(), experiment())
-    assert found["mismatch"]["p_value"] < 0.001
-    assert "MISMATCH" in found["mismatch"]["warning"]
+    assert found["sample_ratio_mismatch"]["p_value"] < 0.001
+    assert "MISMATCH" in found["sample_ratio_mismatch"]["warning"]
     points = [point for day in found["days"] for point in day["results"]]
     assert len(points) == 10 * len(found["results"])
     for one in found["results"] + points:
@@ -107,11 +107,11 @@ def test_a_stray_event_is_a_warning_and_no_end():
     found, clean = (
         standing(one.lazy(), experiment()) for one in (pl.concat([frame, stray]), frame)
     )
-    assert "('typo' 1) and left out" in found["mismatch"]["warning"]
+    assert "('typo' 1) and left out" in found["sample_ratio_mismatch"]["warning"]
     assert found["results"] == clean["results"]
     half = frame.with_columns(arm=pl.col("arm").replace("pia", "other"))
     broken = standing(half.lazy(), experiment())
-    assert "'other'" in broken["mismatch"]["warning"]
+    assert "'other'" in broken["sample_ratio_mismatch"]["warning"]
     assert [arm["users"] for arm in broken["arms"]] == [None, None]
 
 

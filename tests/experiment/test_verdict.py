@@ -84,7 +84,7 @@ def test_a_mismatch_comes_first_and_voids():
     one = a_result("not valid")
     found = an_analysis(one, observed=(600, 400), p=1e-9, facts=replace(FACTS, crossed_users=50))
     first, second = warnings(found)
-    assert "SAMPLE-RATIO MISMATCH (p < 0.0001): control 600 (expected 500)" in first
+    assert "SAMPLE RATIO MISMATCH (p < 0.0001): control 600 (expected 500)" in first
     assert "50 of 1,050 users were seen in two arms" in second
     assert "No verdict on ctr_per_user: the arms did not get their share" in said(one)
 
@@ -137,6 +137,8 @@ def test_numbers_for_people():
 def test_the_record_has_all_of_it():
     found = record(an_analysis(a_result("better")))
     assert found["users"] == {"control": 500, "pia": 500}
+    mismatch = {"observed": (500, 500), "expected": (500.0, 500.0), "p_value": 0.9, "alarm": False}
+    assert found["sample_ratio_mismatch"] == mismatch
     first = found["results"][0]
     assert (first["low"], first["high"]) == (0.01, 0.05)
     assert (first["p_uncorrected"], first["p_value"]) == (0.03, 0.04)

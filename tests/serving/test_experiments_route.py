@@ -106,10 +106,13 @@ def test_nobody_yet_and_a_log_that_cannot_be_used(tmp_path, monkeypatch):
         api.store.add([odd])
         broken = api.get("/v1/experiments/pia").json()
     assert [arm["users"] for arm in empty["arms"]] == [0, 0]
-    assert (empty["mismatch"], empty["days"]) == ({"p_value": None, "warning": None}, [])
+    assert (empty["sample_ratio_mismatch"], empty["days"]) == (
+        {"p_value": None, "warning": None},
+        [],
+    )
     assert "nobody has entered" in empty["results"][0]["sentence"]
     assert [arm["users"] for arm in broken["arms"]] == [None, None]
-    assert "'typo'" in broken["mismatch"]["warning"]
+    assert "'typo'" in broken["sample_ratio_mismatch"]["warning"]
     assert [one["results"][0]["verdict"] for one in (empty, broken)] == ["no data", "not valid"]
     for one in (empty, broken):
         ExperimentAnswer.model_validate(one)
@@ -239,8 +242,8 @@ def test_either_database_gives_what_the_log_itself_gives(database):
     store.add(people())
     found = Outcomes(store, ServeConfig(), observe)._apart(PIA)
     log = pl.concat(store.log()).lazy()
-    assert {key: found[key] for key in ("arms", "mismatch", "results", "days")} == standing(
-        log, PIA
-    )
+    assert {
+        key: found[key] for key in ("arms", "sample_ratio_mismatch", "results", "days")
+    } == standing(log, PIA)
     assert summarize(log, PIA).facts.events == len(people()), "the whole log was read"
     store.close()

@@ -247,7 +247,7 @@ def _arrived(
         "users_in_two_arms": log.facts.crossed_users,
         "users_in_unknown_arms": sum(log.facts.unknown_arms.values()),
         "duplicates": log.facts.duplicates,
-        "sample_ratio_p": found.p_value,
+        "sample_ratio_mismatch": found.to_dict(),
     }
     return facts, list(doubts(found, log.facts, experiment))
 

@@ -1,7 +1,8 @@
-"""Sample-ratio mismatch: whether the arms got the users that their weights promise."""
+"""Sample ratio mismatch: whether the arms got the users that their weights promise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,10 @@ class Mismatch:
     observed: tuple[int, ...]
     expected: tuple[float, ...]
     p_value: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """What every answer calls ``sample_ratio_mismatch``."""
+        return {**asdict(self), "alarm": self.alarm}
 
     @property
     def alarm(self) -> bool:

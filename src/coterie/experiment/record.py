@@ -17,7 +17,7 @@ def record(analysis: Analysis) -> dict[str, Any]:
         "days": analysis.days,
         "finished": analysis.finished,
         "users": dict(zip(analysis.experiment.arm_names, analysis.mismatch.observed, strict=True)),
-        "sample_ratio": {**asdict(analysis.mismatch), "alarm": analysis.mismatch.alarm},
+        "sample_ratio_mismatch": analysis.mismatch.to_dict(),
         "log": facts | {at: facts[at] and facts[at].isoformat() for at in TIMES},
         "warnings": list(warnings(analysis)),
         "results": [_result(result, analysis) for result in analysis.results],

@@ -129,7 +129,7 @@ def _users(analysis: Analysis) -> Table:
         strict=True,
     )
     return Table(
-        f"Users by arm; chi-square test of the weights: p {p_text(mismatch.p_value)}",
+        f"Users by arm; sample ratio mismatch: p {p_text(mismatch.p_value)}",
         ("arm", "users", "expected"),
         tuple(rows),
     )

@@ -24,7 +24,7 @@ def standing(
     """Everything of an experiment that its log tells so far, with None where it tells nothing.
 
     Lift, interval and p-value are None as long as no verdict may be given, and ``sentence`` says
-    why. So are those of each day where that holds for all metrics (after a sample-ratio mismatch,
+    why. So are those of each day where that holds for all metrics (after a sample ratio mismatch,
     or before the end of an experiment that is decided there), and of a day at whose end an arm had
     too few users.
 
@@ -40,8 +40,8 @@ def standing(
     Returns
     -------
     dict
-        ``arms``, ``mismatch``, ``results`` and ``days``; the server's OpenAPI says what they hold.
-        The days' intervals are the always-valid ones.
+        ``arms``, ``sample_ratio_mismatch``, ``results`` and ``days``; the server's OpenAPI says
+        what they hold. The days' intervals are the always-valid ones.
     """
     try:
         log = summarize(events, experiment)
@@ -55,7 +55,7 @@ def standing(
     alarms = list(warnings(analysis))
     return {
         "arms": _arms(log, experiment),
-        "mismatch": {
+        "sample_ratio_mismatch": {
             "p_value": analysis.mismatch.p_value,
             "warning": " ".join(alarms) or None,
         },
@@ -113,7 +113,7 @@ def _nothing(
             {"name": name, "share": share, "users": count, "impressions": count, "clicks": count}
             for name, share in experiment.arms.items()
         ],
-        "mismatch": {"p_value": None, "warning": why if count is None else None},
+        "sample_ratio_mismatch": {"p_value": None, "warning": why if count is None else None},
         "results": [
             {
                 "metric": metric,

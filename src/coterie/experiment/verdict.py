@@ -158,7 +158,7 @@ def _mismatch(found: Mismatch, experiment: Experiment) -> str:
         )
     )
     return (
-        f"SAMPLE-RATIO MISMATCH (p {_equals(found.p_value)}): {counts}. Users are lost or assigned "
+        f"SAMPLE RATIO MISMATCH (p {_equals(found.p_value)}): {counts}. Users are lost or assigned "
         "wrongly in one arm; find the cause before believing any figure here."
     )
 

@@ -91,7 +91,7 @@ EXPERIMENT: Example = {
             ("pia", 1_987, 4_340, "pia", "93b1d06c7e28"),
         )
     ],
-    "mismatch": {"p_value": 0.68, "warning": None},
+    "sample_ratio_mismatch": {"p_value": 0.68, "warning": None},
     "results": [
         {"metric": "ctr_per_impression", "arm": "pia", "control_mean": 0.1021, "mean": 0.1092,
          "lift": 0.0695, "low": 0.0121, "high": 0.1302, "p_value": 0.013,

@@ -282,7 +282,7 @@ class ArmOutcome(ArmFacts):
     clicks: int | None = Field(description="Of these users since they entered.")
 
 
-class MismatchOutcome(Wire):
+class SampleRatioMismatch(Wire):
     """Whether the arms got the users that their shares promise."""
 
     p_value: float | None = Field(description="Of the chi-square test; null without users.")
@@ -327,7 +327,9 @@ class ExperimentAnswer(Wire):
     name: str = Field(description="The experiment's name.")
     computed_at: AwareDatetime = Field(description="When this was worked out.")
     arms: list[ArmOutcome] = Field(description="The control first.")
-    mismatch: MismatchOutcome = Field(description="Whether users divide as planned.")
+    sample_ratio_mismatch: SampleRatioMismatch = Field(
+        description="Whether users divide as planned."
+    )
     results: list[MetricOutcome] = Field(description="The primary metric first.")
     days: list[DayOutcome] = Field(description="From the first day to the last in the log.")
 

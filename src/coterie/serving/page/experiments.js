@@ -51,14 +51,15 @@ const armsTable = (arms) => table("Arms", ["arm", "share", "model", "version"],
   arms.map((arm) => [arm.name, percent(arm.share), arm.model, arm.version]));
 
 function outcome(facts, found) {
+  const mismatch = found.sample_ratio_mismatch;
   const arms = found.arms.slice(1).map(({ name }) => name);
   const armClass = (arm) => `arm-${arms.indexOf(arm) % COLOURS}`;
   return [
-    found.mismatch.warning === null ? null : el("p", { class: "warning" }, el("strong", {}, "Warning: "), found.mismatch.warning),
+    mismatch.warning === null ? null : el("p", { class: "warning" }, el("strong", {}, "Warning: "), mismatch.warning),
     table("Who has seen what so far", ["arm", "share", "users", "impressions", "clicks", "model", "version"],
       found.arms.map((arm) => [arm.name, percent(arm.share), count(arm.users), count(arm.impressions), count(arm.clicks), arm.model, arm.version])),
-    found.mismatch.p_value === null ? null : el("p", { class: "note" },
-      `Users against shares: p = ${chance(found.mismatch.p_value)}${found.mismatch.warning === null ? ", as planned." : "."}`),
+    mismatch.p_value === null ? null : el("p", { class: "note" },
+      `Sample ratio mismatch: p = ${chance(mismatch.p_value)}${mismatch.warning === null ? ": none." : "."}`),
     el("h3", {}, "Metrics"),
     ...metrics(facts, found, armClass),
     el("h3", {}, "Over time"),
