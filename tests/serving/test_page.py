@@ -377,7 +377,10 @@ def standing(*, begun: bool = True) -> dict[str, Any]:
              "impressions": 10_000, "model": "default", "version": "abc"}
             for arm in ARMS
         ],
-        "sample_ratio_mismatch": {"p_value": 0.4, "warning": None if begun else "Shares not as planned."},
+        "sample_ratio_mismatch": {
+            "p_value": 0.4,
+            "warning": None if begun else "Shares not as planned.",
+        },
         "results": [
             {**one, "control_mean": 0.1, "mean": 0.12, "p_value": 0.00001,
              "verdict": "better", "sentence": f"{one['arm']} is better on {one['metric']}."}

@@ -59,7 +59,7 @@ function outcome(facts, found) {
     table("Who has seen what so far", ["arm", "share", "users", "impressions", "clicks", "model", "version"],
       found.arms.map((arm) => [arm.name, percent(arm.share), count(arm.users), count(arm.impressions), count(arm.clicks), arm.model, arm.version])),
     mismatch.p_value === null ? null : el("p", { class: "note" },
-      `Sample ratio mismatch: p = ${chance(mismatch.p_value)}${mismatch.warning === null ? ": none." : "."}`),
+      `Test of a sample ratio mismatch: p = ${chance(mismatch.p_value)}.`),
     el("h3", {}, "Metrics"),
     ...metrics(facts, found, armClass),
     el("h3", {}, "Over time"),
