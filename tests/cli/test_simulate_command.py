@@ -61,6 +61,8 @@ def test_an_experiment_of_two_equal_arms_from_held_out_items(simulate, coterie, 
     assert found["truth"][0]["control"] > 0
     assert found["simulated"]["people"] == 80
     assert found["simulated"]["visits_before"] > 0
+    assert sorted(found["written"]) == sorted(map(str, [*out.iterdir(), html]))
+    assert str(out / "server.log") in found["written"]
     assert found["results"][0]["variance_reduction"] > 0, "tastes are uneven"
     assert "held out" in found["simulated"]["tastes"]
     experiment = read_experiment(out / "experiment.toml")
@@ -94,6 +96,11 @@ def test_an_experiment_of_two_equal_arms_from_held_out_items(simulate, coterie, 
     assert repeated.equals(events.drop("time")), "the same seed clicks the same"
     assert "truth, %" in second.out
     assert "ctr_per_impression of pia differs by 0.00" in second.out.replace("+", "")
+
+
+def test_the_help_says_how_many_items_may_be_shown(coterie):
+    text = " ".join(coterie("experiment", "simulate", "--help").out.split())
+    assert "shown on a visit, at most 80" in text
 
 
 def test_invented_data_has_its_planted_truth(tmp_path):

@@ -23,7 +23,14 @@ from coterie.cli.paths import (
     require_format,
 )
 from coterie.cli.serve import Arms, arm_folders
-from coterie.cli.simulation_folder import EVENTS, EXPERIMENT, MARK, check_free, simulation_folder
+from coterie.cli.simulation_folder import (
+    EVENTS,
+    EXPERIMENT,
+    MARK,
+    check_free,
+    files_in,
+    simulation_folder,
+)
 from coterie.cli.verdicts import check_written, shown_analysis, write
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
@@ -105,7 +112,7 @@ def simulate(
     tastes = read_tastes(data)
     outcome = run(experiment, server, tastes, options, out, output, overwrite=overwrite)
     analysis, truths = outcome.analysis, outcome.simulated.truths
-    written = [out / EVENTS, *write(analysis, html, None, truths)]
+    written = [*files_in(out), *write(analysis, html, None, truths)]
     output.result(
         {**record(analysis), **outcome.facts(), "written": list(map(str, written))},
         *shown_analysis(analysis, truths),

@@ -71,6 +71,11 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         )
 
 
+def files_in(out: Path) -> list[Path]:
+    """The files of the simulation in a folder."""
+    return [out / name for name in WRITTEN if (out / name).exists()]
+
+
 def _is_ours(out: Path) -> bool:
     """Whether the mark is there, with an experiment that can be read."""
     file = out / EXPERIMENT

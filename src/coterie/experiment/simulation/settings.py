@@ -12,7 +12,7 @@ class SimulateOptions(Config):
         5_000, description="People, who repeat the tastes of the data's users."
     )
     visits: float = Field(3.0, ge=1, le=1000, description="Visits per person, on average.")
-    k: int = Field(10, ge=1, le=80, description="Items shown on a visit.")
+    k: int = Field(10, ge=1, le=80, description="Items shown on a visit, at most 80.")
     position_bias: float = Field(
         1.0, ge=0, le=10, description="Place r is looked at with probability r^-position_bias."
     )
