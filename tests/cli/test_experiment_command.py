@@ -51,6 +51,20 @@ def test_analyze(run):
     assert "ctr_per_impression.home" in table  # in one line
 
 
+def test_a_long_name_goes_on_in_another_line_at_a_word(run, folder):
+    long = "share_of_sessions_with_a_long_watch_on_mobile.home"
+    metric = f'[[metrics]]\nname = "{long}"\nnumerator = "clicks"\n\n[arms]'
+    (folder / "long.toml").write_text(FILE.replace("[arms]", metric))
+    ended = run("analyze", "long.toml", "--events", "events.parquet")
+    table = ended.out.split("pia against control")[1].split("Primary metric")[0]
+    assert all(len(line) <= 80 for line in table.splitlines())
+    first, *rest = [line.split()[0] for line in table[table.index("share_of") :].splitlines()[:3]
+                    if line.strip()]  # fmt: skip
+    assert "".join([first, *rest]) == long
+    assert rest
+    assert all(part[0] in "._" for part in rest)
+
+
 def test_analyze_for_machines_and_from_overlapping_lines(run):
     one = run("analyze", "pia.toml", "--events", "events.parquet", "--json").json()
     other = run("analyze", "pia.toml", "--events", "one.jsonl", "two.jsonl", "--json").json()

@@ -1,12 +1,17 @@
 """An analysis for people: tables, sentences, the page, the plots."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Console, ConsoleOptions
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from coterie.errors import ConfigError, StorageError
 from coterie.experiment.analysis import Analysis, Result, Role
@@ -76,13 +81,36 @@ def shown_analysis(analysis: Analysis, truths: Sequence[Truth] = ()) -> list[Any
     return [*alarms, escape(head), *tables, *sentences, "", *notes]
 
 
+@dataclass(frozen=True)
+class Name:
+    """A metric's name, which goes on in another line only before a ``.`` or ``_``."""
+
+    name: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Of its longest part, and of all of it."""
+        return Measurement(max(map(len, self._parts())), len(self.name))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """As many parts in a line as there is room for."""
+        lines = [""]
+        for part in self._parts():
+            if lines[-1] and len(lines[-1] + part) > options.max_width:
+                lines.append("")
+            lines[-1] += part
+        yield Text("\n".join(lines), overflow="fold")
+
+    def _parts(self) -> list[str]:
+        return re.findall(r"[._]?[^._]+|[._]", self.name)
+
+
 def lift_table(analysis: Analysis, arm: str, truths: Sequence[Truth]) -> Table:
     """All metrics of an arm; the truth, where it is known, takes the place of p-values."""
     true = {truth.metric: truth for truth in truths if truth.arm == arm}
     level = f"{100 * (1 - analysis.experiment.alpha):g} %"
     title = f"{arm} against {analysis.experiment.arm_names[0]}"
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("metric", overflow="fold")
+    table.add_column("metric")
     for name in ("lift, %", f"{level} interval", "truth, %" if true else "p, corr."):
         table.add_column(name, justify="right")
     table.add_column("verdict")
@@ -91,7 +119,7 @@ def lift_table(analysis: Analysis, arm: str, truths: Sequence[Truth]) -> Table:
         if one.arm == arm:
             last = _true(true[one.metric.name], result) if true else p_text(result.p_value)
             figures = (percent(one.effect.lift, unit=""), span(result.interval, unit=""), last)
-            table.add_row(escape(one.metric.name), *figures, result.verdict)
+            table.add_row(Name(one.metric.name), *figures, result.verdict)
     return table
 
 
