@@ -123,7 +123,11 @@ def test_the_method_is_honest_about_peeking_multiplicity_and_adjustment():
     plain = replace(a_result("better").comparison, variance_reduction=None)
     at_end = method(an_analysis(replace(a_result("better"), comparison=plain), decision="end"))
     assert "for that single look" in at_end[0]
-    assert "nothing is adjusted" in " ".join(at_end)
+    assert "the log has no such events" in at_end[2]
+    assert "did in the 14 days before the start" in at_end[2]
+    assert "from 2026-02-15 to 2026-03-01" in at_end[2]
+    without = an_analysis(replace(a_result("better"), comparison=plain), pre_period_days=0)
+    assert "not adjusted (CUPED), as pre_period_days = 0 says." in method(without)[2]
 
 
 def test_numbers_for_people():

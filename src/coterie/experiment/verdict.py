@@ -7,7 +7,7 @@ from coterie.experiment.analysis import Analysis, Result
 from coterie.experiment.effect import Interval
 from coterie.experiment.log import LogFacts, arms_text
 from coterie.experiment.mismatch import Mismatch
-from coterie.experiment.settings import Experiment
+from coterie.experiment.settings import DAY, Experiment
 
 UNIT = "\N{NO-BREAK SPACE}%"
 CROSSED = 0.01  # share of users in two arms from which assignment is in doubt
@@ -163,6 +163,19 @@ def _mismatch(found: Mismatch, experiment: Experiment) -> str:
     )
 
 
+def _why_plain(experiment: Experiment) -> str:
+    """Why CUPED adjusts nothing, and what would change that."""
+    days, start = experiment.pre_period_days, experiment.start
+    if not days:
+        return "Values are not adjusted (CUPED), as pre_period_days = 0 says."
+    return (
+        f"Values are not adjusted (CUPED): that takes what these users did in the {days} days "
+        "before the start; the log has no such events, or the same for everybody. For narrower "
+        f"intervals add the site's events from {start - days * DAY:%Y-%m-%d} to "
+        f"{start:%Y-%m-%d}, which need no experiment or arm."
+    )
+
+
 def method(analysis: Analysis) -> tuple[str, ...]:
     """How the verdicts come about: peeking, multiplicity, adjustment, what was left out."""
     experiment, facts = analysis.experiment, analysis.facts
@@ -180,7 +193,7 @@ def method(analysis: Analysis) -> tuple[str, ...]:
         "before the start (CUPED), which narrows intervals and moves no expectation: they need not "
         "be what the plain sums give."
         if adjusted
-        else "There is no pre-period, so nothing is adjusted (CUPED)."
+        else _why_plain(experiment)
     )
     return (
         f"{looks} Intervals are {level} each, for one metric; they are not corrected.",
