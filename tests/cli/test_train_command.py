@@ -173,6 +173,7 @@ MISTAKES = {
         "both off",
     ),
     "choice": ("split", ("--model", "multi-vea"), "multi-vea"),
+    "beta": ("split", ("--model", "multi-dae", "--beta", "0.3"), "coterie: multi-dae has a point"),
 }
 
 

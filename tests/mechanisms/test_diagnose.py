@@ -105,6 +105,7 @@ class Recorder:
 
 
 def with_measures(monkeypatch: pytest.MonkeyPatch, **measures: Recorder) -> None:
+    diagnosed()  # while the measures are the real ones
     made = {name: module._Measure(name, 0.25, measure) for name, measure in measures.items()}
     monkeypatch.setattr(module, "MEASURES", made)
 

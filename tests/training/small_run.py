@@ -45,14 +45,13 @@ def experiment(
         "metric": "ndcg@20",
         "patience": None,
     }
+    model = {"hidden_dims": [24], "latent_dim": 8, **(model or {})}
+    ramp = {"beta": {"kind": "linear", "end": 0.2, "epochs": 2}}
+    weighs = {} if model.get("name") == "multi-dae" else ramp
     return Experiment.read(
         {
-            "model": {"hidden_dims": [24], "latent_dim": 8, **(model or {})},
-            "objective": {
-                "beta": {"kind": "linear", "end": 0.2, "epochs": 2},
-                "alignment": {"end": pia},
-                **(objective or {}),
-            },
+            "model": model,
+            "objective": {**weighs, "alignment": {"end": pia}, **(objective or {})},
             "training": {**defaults, **training},
         }
     )

@@ -288,3 +288,12 @@ def test_sets_that_make_no_sense_are_refused(training: dict[str, Any], message: 
 def test_a_point_code_has_no_divergence_for_gamma_to_weigh() -> None:
     with pytest.raises(ConfigError, match="no KL term for gamma to weigh"):
         Experiment.read({"model": {"name": "multi-dae"}, "objective": {"gamma": 0.1}})
+
+
+@pytest.mark.parametrize("beta", [{"end": 0.3}, {"kind": "constant", "end": 0.2}])
+def test_a_point_code_has_no_divergence_for_beta_to_weigh(beta: dict[str, Any]) -> None:
+    model = {"name": "multi-dae"}
+    with pytest.raises(ConfigError, match="multi-dae has a point code and no KL term for beta"):
+        Experiment.read({"model": model, "objective": {"beta": beta}})
+    for nothing in ({}, {"beta": {"kind": "constant", "end": 0.0}}):
+        Experiment.read({"model": model, "objective": nothing})

@@ -362,7 +362,8 @@ def _validated(
             what = str(cause) if isinstance(cause, Exception) else item["msg"]
             if not isinstance(cause, CoterieError):
                 what = f"{what}, got {item['input']!r}."
-            lines.append(f"{_place(section, tuple(map(str, item['loc'])), flags)}: {what}")
+            place = _place(section, tuple(map(str, item["loc"])), flags)
+            lines.append(f"{place}: {what}" if place else what)  # "" is of several tables
         raise ConfigError("\n".join(lines)) from error
 
 

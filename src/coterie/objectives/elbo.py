@@ -63,6 +63,13 @@ class ObjectiveConfig(Config):
         weight = self.alignment
         return weight.end > 0 or (weight.kind != "constant" and weight.start > 0)
 
+    @property
+    def beta_is_untouched(self) -> bool:
+        """Whether β was left as it is, or is 0 throughout."""
+        beta = self.beta
+        nothing = beta is None or not (beta.start or beta.end)
+        return nothing or beta == type(self).model_fields["beta"].default
+
     def weights(self, step: int, steps_per_epoch: int) -> dict[str, float]:
         """The weights at ``step``, by name: ``beta`` or ``gamma``, and ``lambda_a``."""
         lambda_a = self.alignment.value(step, steps_per_epoch)

@@ -107,6 +107,11 @@ class Experiment(Config):
                 f"{self.model.name} has a point code and no KL term for gamma to weigh; leave "
                 "gamma out."
             )
+        if not self.model.variational and not objective.beta_is_untouched:
+            raise ConfigError(
+                f"{self.model.name} has a point code and no KL term for beta to weigh; leave "
+                "beta out."
+            )
         if objective.learns_anchors:
             objective.anchors.check(self.model.latent_dim)
         return self
