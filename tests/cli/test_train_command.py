@@ -173,7 +173,6 @@ MISTAKES = {
         "both off",
     ),
     "choice": ("split", ("--model", "multi-vea"), "multi-vea"),
-    "beta": ("split", ("--model", "multi-dae", "--beta", "0.3"), "coterie: multi-dae has a point"),
 }
 
 
@@ -184,6 +183,14 @@ def test_mistakes_leave_nothing(case, coterie, workspace, tmp_path):
     ended = coterie("train", *sources, "--out", tmp_path / "run", *flags)
     assert ended.code == 2
     assert expected in ended.message()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_of_two_tables_is_told_without_a_place(coterie, workspace, tmp_path):
+    flags = ("--model", "multi-dae", "--beta", "0.3")
+    ended = coterie("train", workspace.split, "--out", tmp_path / "run", *flags)
+    assert ended.code == 2
+    assert ended.err.startswith("coterie: multi-dae has a point code and no KL term")
     assert not (tmp_path / "run").exists()
 
 
