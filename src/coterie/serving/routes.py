@@ -74,7 +74,7 @@ async def refuse_unknown_parameters(request: Request) -> None:
 
     Only of ``/v1``: those who watch over servers add some of their own.
     """
-    if not request.scope["path"].startswith("/v1/"):
+    if not (request.scope["query_string"] and request.scope["path"].startswith("/v1/")):
         return
     asked = getattr(request.scope["route"], "dependant", None)
     known = [] if asked is None else [one.alias for one in asked.query_params]
