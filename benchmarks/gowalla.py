@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from coterie.evaluation.protocol import evaluate
 from coterie.evaluation.result import Evaluation
 from coterie.files import atomic_file
 from coterie.recommender import Recommender
-from coterie.training.config import Experiment
+from coterie.training.config import Experiment, RunContext
 from coterie.training.loop import train
 
 console = Console(stderr=True)
@@ -75,6 +74,10 @@ GOWALLA: dict[str, list[Experiment]] = {
 }
 
 
+COMPARED = [("Multi-VAE + PIA", "Multi-VAE")]
+"""Pairs that the same settings but for one thing are behind."""
+
+
 def gowalla_split(folder: Path, seed: int) -> Split:
     """The published train and test; of some users 10 % of the train items are for validation."""
     train_data, test = (
@@ -92,22 +95,30 @@ def trained_for(settings: Experiment, seed: int, epochs: int) -> Experiment:
     return settings.model_copy(update={"training": training})
 
 
+def machine() -> dict[str, Any]:
+    """What a trial or run was made on, by RunContext's own choice."""
+    context = RunContext()
+    on_gpu = context.torch_device().type == "cuda"
+    processor = torch.cpu.get_capabilities().get("cpu_name")
+    return {
+        "processor": torch.cuda.get_device_name() if on_gpu else processor,
+        "precision": str(context.torch_dtype()).removeprefix("torch."),
+        "cores": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
 class Study:
     """Tuning, final runs and comparison of one data set's settings."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.path = options, options.out
         self.metric = "recall@20"
-        self.grid = GOWALLA
+        self.grid = {name: GOWALLA[name] for name in options.models}
         self.record: dict[str, Any] = {"tuning": {}, "runs": {}}
         if self.path.exists():
             self.record = json.loads(self.path.read_text())
-        self.record["machine"] = {
-            "cores": torch.get_num_threads(),
-            "cpu": torch.cpu.get_capabilities().get("cpu_name"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
 
     def split(self, seed: int) -> Split:
         """The data of one seed; the test part is the published one for all seeds."""
@@ -119,6 +130,7 @@ class Study:
             start = time.perf_counter()
             made = make()
             made["seconds"] = time.perf_counter() - start
+            made["machine"] = machine()
             self.record[section][key] = made
             with atomic_file(self.path) as aside:
                 aside.write_text(json.dumps(self.record, indent=1))
@@ -148,7 +160,7 @@ class Study:
         split = self.split(seed)
         result = train(split.test.fold_in, None, trained_for(settings, seed, epochs))
         return self.figures(result.recommender, split) | {
-            "settings": settings.objective.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json"),
             "best_epoch": result.best_epoch,
             "epochs": len(result.history),
         }
@@ -211,9 +223,11 @@ class Study:
                     partial(self.run, settings, epochs, seed),
                 )
         names = list(self.grid)
-        self.record["comparisons"] = {
+        self.record.setdefault("comparisons", {})
+        self.record["comparisons"] |= {
             f"{name} / {baseline}": self.compare(name, baseline)
-            for baseline, name in pairwise(names)
+            for name, baseline in COMPARED
+            if {name, baseline} <= set(names)
         }
         with atomic_file(self.path) as aside:
             aside.write_text(json.dumps(self.record, indent=1))
@@ -237,6 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that holds gowalla/")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", choices=GOWALLA, default=list(GOWALLA))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=200, help="most epochs of a run")
     parser.add_argument("--threads", type=int)

@@ -189,13 +189,15 @@ def test_a_label_that_contradicts_the_hash_is_a_warning(run, folder):
     moved = swapped.then(pl.lit("pia")).otherwise("arm")
     events.with_columns(arm=moved).write_parquet(folder / "moved.parquet")
     said = (
-        "1 of 1,498 users have another arm in the log than the hash gives them, for example user "
-        f"'{user}'"
+        "1 of 1,498 users have another arm in the log than the hash gives them, for example "
+        "'pia' in the log and 'control' by the hash"
     )
     ended = run("analyze", "pia.toml", "--events", "moved.parquet")
     assert (ended.code, ended.err) == (0, "")
     assert said in ended.out.replace("\n", " ")
     assert "pia is better on ctr_per_impression" in ended.out
+    found = run("analyze", "pia.toml", "--events", "moved.parquet", "--json").json()
+    assert found["log"]["contradicted"] == {"user": user, "arm": "pia", "by_hash": "control"}
     assert said in run("status", "pia.toml", "--events", "moved.parquet").out.replace("\n", " ")
     (folder / "salted.toml").write_text(FILE.replace("[arms]", 'salt = "other"\n[arms]'))
     found = run("analyze", "salted.toml", "--events", "events.parquet", "--json").json()

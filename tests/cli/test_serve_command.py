@@ -89,20 +89,10 @@ def test_arms_and_experiments_may_follow_one_flag_or_one_each(
         text = EXPERIMENT.replace('"pia"', f'"{name}"').replace("treated", name)
         (tmp_path / f"{name}.toml").write_text(text)
     arms, files = [f"{name}={workspace.run}" for name in names], [f"{name}.toml" for name in names]
-    flags = (
-        ["--arm", *arms, "--experiment", *files]
-        if several
-        else [
-            "--arm",
-            arms[0],
-            "--experiment",
-            files[0],
-            "--arm",
-            arms[1],
-            "--experiment",
-            files[1],
-        ]
-    )
+    flags = ["--arm", *arms, "--experiment", *files]
+    if not several:
+        pairs = zip(arms, files, strict=True)
+        flags = [word for arm, file in pairs for word in ("--arm", arm, "--experiment", file)]
     ended = coterie("serve", workspace.run, *flags)
     assert ended.code == 0, ended.err
     ((_, fleet, _, _),) = started

@@ -9,8 +9,10 @@ from torch import Tensor
 from coterie.data.batches import UserBatch, user_batch
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, DataError
+from coterie.models import tables
 from coterie.models.tables import ROWS_PER_CHUNK, TableGradients
 from coterie.models.vae import VAE, ModelConfig
+from coterie.objectives import anchors as anchors_module
 from coterie.objectives.anchors import (
     AnchorConfig,
     Anchors,
@@ -310,7 +312,13 @@ def test_the_encoders_table_may_be_wider_than_its_layer() -> None:
 
 
 @pytest.mark.parametrize("n_items", [ROWS_PER_CHUNK - 1, ROWS_PER_CHUNK, 2 * ROWS_PER_CHUNK + 3])
-def test_rows_that_are_read_have_autograds_gradient(n_items: int) -> None:
+@pytest.mark.parametrize("in_one_chunk", [False, True])
+def test_rows_that_are_read_have_autograds_gradient(
+    n_items: int, in_one_chunk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_one_chunk:  # as on a GPU
+        for module in (tables, anchors_module):
+            monkeypatch.setattr(module, "rows_per_chunk", lambda n_rows, device: n_rows)
     generator = torch.Generator().manual_seed(0)
     table = torch.nn.Parameter(torch.randn(n_items, 3, generator=generator))
     edges = [0, ROWS_PER_CHUNK - 1, ROWS_PER_CHUNK, 2 * ROWS_PER_CHUNK, n_items - 1]

@@ -137,15 +137,15 @@ def doubts(mismatch: Mismatch, facts: LogFacts, experiment: Experiment) -> Itera
 
 
 def _contradicted(facts: LogFacts, total: int) -> str:
-    """That the log and the hash disagree."""
+    """That the log and the hash disagree; no user is named, as pages show this too."""
     one = facts.contradicted or {}
     hashed = "no arm" if one["by_hash"] is None else repr(one["by_hash"])
     return (
         f"{facts.contradicted_users:,} of {total:,} users have another arm in the log than the "
-        f"hash gives them, for example user {one['user']!r}: {one['arm']!r} in the log, {hashed} "
-        "by the hash. They count in the log's arm. Unless something else assigns your users, "
-        "labels are wrong, or name, salt, arms, group or exposed are not those of the events: find "
-        "out which before believing the figures."
+        f"hash gives them, for example {one['arm']!r} in the log and {hashed} by the hash "
+        "(`analyze --json` names one: log.contradicted). They count in the log's arm. Unless "
+        "something else assigns your users, labels are wrong, or name, salt, arms, group or "
+        "exposed are not those of the events: find out which before believing the figures."
     )
 
 
