@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from coterie.data.batches import UserBatch
+from coterie.models.tables import row_sums
 from coterie.ranking import NO_ITEM, top_k
 from coterie.request import rows_at_once
 from coterie.serving.served import ServedModel
@@ -85,17 +86,24 @@ def _by_shortlist(ask: Ask) -> bool:
 def _chosen(asks: list[Ask], *, short: bool) -> list[Best]:
     """Lists of one model, all by its shortlist or none."""
     model = asks[0].model
-    k = torch.tensor([min(ask.k, max(len(model.ids), 1)) for ask in asks])
+    k = np.array([min(ask.k, max(len(model.ids), 1)) for ask in asks])
     if short:
-        vae, shortlist = model.recommender.vae, model.shortlist
-        assert shortlist is not None
-        hidden = vae.decoder.hidden(vae.encode(_batch(model, asks)).mu)
-        scores, error = shortlist.coarse(hidden)
-        best = shortlist.best(hidden, _eligible_(scores, asks), error, k)
+        assert model.shortlist is not None
+        batch = _batch(model, asks)
+        sums = row_sums(model.recommender.vae.encoder.table, batch)
+        best = model.shortlist.best(
+            sums, k, _excluded(asks), scale=batch.scale, closed=_closed(asks)
+        )
     else:
-        best = top_k(_eligible_(_scores(model, asks), asks), int(k.max()))
+        scores = _scores(model, asks)
+        closed = _closed(asks)
+        if closed is not None:
+            scores.masked_fill_(closed.to(scores.device), -torch.inf)
+        rows, columns = torch.from_numpy(_excluded(asks)).to(scores.device).T
+        scores[rows, columns] = -torch.inf
+        best = top_k(scores, int(k.max()))
     index, values = best.indices.cpu().numpy(), best.scores.cpu().numpy()
-    ends = np.minimum((index != NO_ITEM).sum(axis=1), k.numpy()).tolist()
+    ends = np.minimum((index != NO_ITEM).sum(axis=1), k).tolist()
     return [
         Best(index[row, :end].tolist(), values[row, :end].tolist(), len(ask.history) == 0)
         for row, (ask, end) in enumerate(zip(asks, ends, strict=True))
@@ -125,20 +133,24 @@ def _batch(model: ServedModel, asks: list[Ask]) -> UserBatch:
     return batch.to(model.recommender.device)
 
 
-def _eligible_(scores: Tensor, asks: list[Ask]) -> Tensor:
-    """Set what each request must not get to −inf, in place."""
-    for row, ask in enumerate(asks):
-        if ask.barred is not None:
-            scores[row].masked_fill_(torch.from_numpy(ask.barred).to(scores.device), -torch.inf)
+def _excluded(asks: list[Ask]) -> np.ndarray:
+    """Rows and items that the rows' lists must not hold, int64 ``[n, 2]``."""
+    lengths = [len(ask.excluded) for ask in asks]
+    found = np.empty((sum(lengths), 2), dtype=np.int64)
+    found[:, 0] = np.repeat(np.arange(len(asks)), lengths)
+    found[:, 1] = np.concatenate([ask.excluded for ask in asks])
+    return found
+
+
+def _closed(asks: list[Ask]) -> Tensor | None:
+    """More of these, by filters and lists of what alone is allowed, bool ``[B, I]``."""
+    if all(ask.barred is None and ask.allowed is None for ask in asks):
+        return None
+    closed = np.zeros((len(asks), len(asks[0].model.ids)), dtype=bool)
+    for row, ask in zip(closed, asks, strict=True):
         if ask.allowed is not None:
-            _keep_only(scores[row], torch.from_numpy(ask.allowed).to(scores.device))
-    columns = torch.from_numpy(np.concatenate([ask.excluded for ask in asks]))
-    rows = torch.from_numpy(np.repeat(np.arange(len(asks)), [len(ask.excluded) for ask in asks]))
-    scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
-    return scores
-
-
-def _keep_only(row: Tensor, allowed: Tensor) -> None:
-    kept = row[allowed]
-    row.fill_(-torch.inf)
-    row[allowed] = kept
+            row[:] = True
+            row[ask.allowed] = False
+        if ask.barred is not None:
+            row |= ask.barred
+    return torch.from_numpy(closed)

@@ -5,25 +5,28 @@ few are scored again in float32. By Cauchy and Schwarz's inequality no coarse sc
 the exact one than ``‖h − ĥ‖ ‖w‖ + ‖ĥ‖ ‖w − ŵ‖``, where hats are what int8 kept of the hidden layer
 h and of an item's weights w. The k-th exact score so far, less this error, is what a coarse score
 must reach for the item to be wanted; where the few do not hold all such items, they are added.
+
+All this is one graph of ONNX Runtime: a single call, for which no other thread of the interpreter
+waits. PyTorch's calls, one per step, wait for the interpreter each.
 """
 
-import warnings
 from typing import Self
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from onnx import TensorProto, helper, numpy_helper
+import torch.nn.functional as F
+from onnx import TensorProto, helper
 from torch import Tensor
 
 from coterie.models.model import Model
 from coterie.models.vae import VAE
 from coterie.ranking import NO_ITEM, TopK, refuse_nan, top_k
+from coterie.serving.graph import Graph, add_hidden
 
 LEVELS = 63  # of the hidden layer on either side of 0: with 127, pairs overflow 16 bits on AVX2
 WEIGHT_LEVELS = 127
-FEW_ROWS = 8  # up to which PyTorch's selection of the shortlist is faster than ours (measured)
 EXTRA = 64  # beyond twice the list: then more are rarely needed (measured on trained models)
 LEAST_WORK = 38_400  # weights of the layer per candidate, from which on it pays (measured)
 
@@ -39,19 +42,27 @@ class Shortlist:
     table, bias
         The output layer, float32 ``[I, H]`` and ``[I]``, on a CPU; used as they are.
     threads
-        Of the coarse pass.
+        Of ONNX Runtime.
+    vae
+        Whose layer it is: then the graph begins at the sums of the encoder's first layer. None
+        begins at the hidden layer before the output.
     """
 
-    def __init__(self, table: Tensor, bias: Tensor, threads: int) -> None:
+    def __init__(
+        self, table: Tensor, bias: Tensor, threads: int, *, vae: VAE | None = None
+    ) -> None:
         self.table, self.bias = table.detach(), bias.detach()
         kept, scales, lost = _narrowed(self.table)
-        self._session = _session(kept.T.numpy(), scales.numpy(), threads)
-        self._norm, self._lost = float(self.table.norm(dim=1).max()), lost
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch calls sparse tensors beta, once
-            self._exact(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, self.table.shape[1]))
+        graph = Graph()
+        scaled = graph.add("Mul", "given", "scale")
+        hidden = scaled if vae is None else add_hidden(graph, vae, scaled)
+        norm = float(self.table.norm(dim=1).max())
         rounding = self.table.shape[1] * torch.finfo(torch.float32).eps
-        self._rounding = rounding * self._norm, rounding * float(self.bias.abs().max())
+        errors = norm, lost, rounding * norm, rounding * float(self.bias.abs().max())
+        _add_scores(graph, hidden, kept, scales, errors)
+        self._session = _session(graph, threads)
+        self._table, self._bias = self.table.numpy(), self.bias.numpy()
+        self._one = np.ones((1, 1), dtype=np.float32)
 
     @classmethod
     def of(cls, model: Model) -> Self | None:
@@ -59,92 +70,97 @@ class Shortlist:
         if not isinstance(model, VAE) or model.device.type != "cpu":
             return None
         table, bias = model.decoder.table, model.decoder.bias
-        fits = table.numel() < MOST_WEIGHTS
-        return cls(table, bias, torch.get_num_threads()) if fits and _pays(table, 1) else None
+        if table.numel() >= MOST_WEIGHTS or not _pays(table, 1):
+            return None
+        return cls(table, bias, torch.get_num_threads(), vae=model)
 
     def pays(self, k: int) -> bool:
         """Whether two passes are faster than one for lists of k items."""
         return _pays(self.table, k)
 
-    def coarse(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores ``[B, I]`` of hidden layers ``[B, H]``, and their largest errors ``[B, 1]``."""
-        scale = hidden.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        scale /= LEVELS
-        kept = (hidden / scale).round_()
-        (found,) = self._session.run(None, {"hidden": (kept + LEVELS).to(torch.uint8).numpy()})
-        scores = torch.from_numpy(found)
-        torch.addcmul(self.bias, scores, scale, out=scores)
-        kept.mul_(scale)
-        error = (hidden - kept).norm(dim=1) * self._norm + kept.norm(dim=1) * self._lost
-        error += hidden.norm(dim=1) * self._rounding[0] + self._rounding[1]
-        return scores, error[:, None]
+    def coarse(self, given: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scores ``[B, I]`` of what :meth:`best` is given, and their largest errors ``[B, 1]``."""
+        inputs = self._inputs(given, scale, 1, np.empty((0, 2), dtype=np.int64), None)
+        scores, error = self._session.run(["coarse", "error"], inputs)
+        return torch.from_numpy(scores), torch.from_numpy(error)
 
-    def best(self, hidden: Tensor, coarse: Tensor, error: Tensor, k: Tensor) -> TopK:
+    def best(
+        self,
+        given: Tensor,
+        k: np.ndarray,
+        excluded: np.ndarray,
+        *,
+        scale: Tensor | None = None,
+        closed: Tensor | None = None,
+    ) -> TopK:
         """The items with the best exact scores.
 
         Parameters
         ----------
-        hidden
-            float32 ``[B, H]``.
-        coarse, error
-            As :meth:`coarse` gave them; −inf where an item must not be recommended.
+        given
+            Sums of rows of the encoder's table, or hidden layers, float32 ``[B, D]``.
         k
             Lengths of the lists, int64 ``[B]``.
+        excluded
+            Rows and items that must not be in the rows' lists, int64 ``[n, 2]``.
+        scale
+            What multiplies ``given``, ``[B]``; None for 1.
+        closed
+            More that must not be in the lists, bool ``[B, I]``; None for no more.
 
         Returns
         -------
         TopK
             Of the greatest of the lengths; the first k of each row are the best, whatever follows.
+
+        Raises
+        ------
+        DivergenceError
+            A score is NaN.
         """
         longest = int(k.max())
-        items, reached = _foremost(coarse, min(candidates(longest), len(self.table)))
-        exact = self._exact(items.clamp_min(0), hidden).masked_fill_(items == NO_ITEM, -torch.inf)
-        refuse_nan(exact)
-        order = exact.sort(stable=True, descending=True)  # equal scores by the lower item
-        ranked = _named(items, TopK(order.indices[:, :longest], order.values[:, :longest]))
-        least = ranked.scores.gather(1, k[:, None] - 1)  # no item below it less the error is wanted
-        whole = (reached == -torch.inf) | (least - error > reached)
-        for row in (~whole[:, 0]).nonzero()[:, 0].tolist():
-            wanted = (coarse[row] > -torch.inf) & ~(coarse[row] < least[row] - error[row])
-            more = wanted.nonzero()[:, 0]
-            scores = self._exact(more[None], hidden[row : row + 1])
-            list_ = _named(more[None], top_k(scores, longest))
-            ranked.indices[row], ranked.scores[row] = list_.indices[0], list_.scores[0]
-        return ranked
+        inputs = self._inputs(given, scale, longest, excluded, closed)
+        names = ["items", "scores", "error", "reached"]
+        items, scores, error, reached = self._session.run(names, inputs)
+        refuse_nan(torch.from_numpy(error))  # NaN where a score is
+        wanted = scores[np.arange(len(k)), k - 1] - error[:, 0]  # coarse scores from there on
+        for row in np.flatnonzero((reached > -np.inf) & ~(wanted > reached)).tolist():
+            items[row], scores[row] = self._best_of_more(inputs, row, wanted[row], longest)
+        items[scores == -np.inf] = NO_ITEM
+        return TopK(torch.from_numpy(items), torch.from_numpy(scores))
 
-    def _exact(self, items: Tensor, hidden: Tensor) -> Tensor:
-        """Float32 scores of n items ``[B, n]`` for each hidden layer ``[B, H]``.
+    def _best_of_more(
+        self, inputs: dict[str, np.ndarray], row: int, wanted: float, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of one row, where the few did not hold all that are wanted; rare."""
+        coarse, hidden = self._session.run(["coarse", "hidden"], inputs)
+        (more,) = np.nonzero((coarse[row] > -np.inf) & ~(coarse[row] < wanted))
+        one, places = torch.from_numpy(hidden[row : row + 1]), torch.from_numpy(more)
+        best = top_k(F.linear(one, self.table[places], self.bias[places]), k)
+        return more[best.indices[0].numpy()], best.scores[0].numpy()
 
-        A product of which only some entries are computed: one call, and no copy of weights.
-        """
-        size, n = items.shape
-        ends = torch.arange(0, size * n + 1, n) if n else torch.zeros(size + 1, dtype=torch.int64)
-        wanted = torch.sparse_csr_tensor(
-            ends,
-            items.flatten(),
-            self.bias[items.flatten()],
-            (size, len(self.table)),
-            check_invariants=False,
-        )
-        scores: Tensor = torch.sparse.sampled_addmm(wanted, hidden, self.table.T).values()
-        return scores.view(size, n)
-
-
-def _foremost(coarse: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The n items with the best scores, ascending ``[B, n]``, and the least of these ``[B, 1]``."""
-    if len(coarse) <= FEW_ROWS:
-        best = coarse.topk(n, sorted=False)
-        items = best.indices.masked_fill_(best.values == -torch.inf, NO_ITEM)
-        return items.sort(1).values, best.values.amin(1, keepdim=True)
-    found = top_k(coarse, n)
-    return found.indices.sort(1).values, found.scores[:, -1:]
-
-
-def _named(items: Tensor, best: TopK) -> TopK:
-    """The items ``[B, n]`` at the places that were found; none where the score is −inf."""
-    nowhere = best.scores == -torch.inf
-    named = items.gather(1, best.indices.clamp_min(0)).masked_fill_(nowhere, NO_ITEM)
-    return TopK(named, best.scores)
+    def _inputs(
+        self,
+        given: Tensor,
+        scale: Tensor | None,
+        k: int,
+        excluded: np.ndarray,
+        closed: Tensor | None,
+    ) -> dict[str, np.ndarray]:
+        offsets = self.bias[None]
+        if closed is not None:
+            offsets = offsets.where(~closed, -torch.inf)
+        return {
+            "given": given.numpy(),
+            "scale": self._one if scale is None else scale[:, None].numpy(),
+            "table": self._table,
+            "bias": self._bias,
+            "offsets": offsets.numpy(),
+            "excluded": excluded,
+            "minus_inf": np.full(len(excluded), -np.inf, dtype=np.float32),
+            "n": np.array([min(candidates(k), len(self.table))]),
+            "k": np.array([k]),
+        }
 
 
 def candidates(k: int) -> int:
@@ -170,28 +186,72 @@ def _narrowed(table: Tensor) -> tuple[Tensor, Tensor, float]:
     return kept, scales, lost
 
 
-def _session(weights: np.ndarray, scales: np.ndarray, threads: int) -> ort.InferenceSession:
-    """From uint8 ``[B, H]`` around ``LEVELS`` to float32 ``[B, I]``; weights int8 ``[H, I]``."""
-    nodes = [
-        helper.make_node("MatMulInteger", ["hidden", "weights", "zero"], ["sums"]),
-        helper.make_node("Cast", ["sums"], ["numbers"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["one", "scales"], ["factors"]),  # so the three become one
-        helper.make_node("Mul", ["numbers", "factors"], ["scores"]),
+def _add_scores(
+    graph: Graph, hidden: str, kept: Tensor, scales: Tensor, errors: tuple[float, ...]
+) -> None:
+    """From the hidden layer ``[B, H]`` to its best items and their largest error.
+
+    ``errors`` are what the norms of ``h − ĥ``, of ``ĥ``, of ``h``, and 1 count for.
+    """
+    add = graph.add
+    largest = add("ReduceMax", add("Abs", hidden), axes=[1], keepdims=1)
+    scale = add("Div", add("Max", largest, torch.finfo(torch.float32).tiny), float(LEVELS))
+    whole = add("Round", add("Div", hidden, scale))
+    small = add("Cast", add("Add", whole, float(LEVELS)), to=TensorProto.UINT8)
+    zero = np.array(LEVELS, dtype=np.uint8)
+    sums = add("Cast", add("MatMulInteger", small, kept.T, zero), to=TensorProto.FLOAT)
+    factors = add("Mul", np.ones(1, dtype=np.float32), scales)  # so the three become one
+    scores = add("Add", add("Mul", add("Mul", sums, factors), scale), "offsets")
+    add("ScatterND", scores, "excluded", "minus_inf", output="coarse")
+    _add_best(graph, hidden)
+    rounded = add("Mul", whole, scale)
+    norms = [
+        add("ReduceL2", value, axes=[1], keepdims=1)
+        for value in (add("Sub", hidden, rounded), rounded, hidden)
     ]
-    constants = {
-        "weights": np.ascontiguousarray(weights),
-        "zero": np.array(LEVELS, dtype=np.uint8),
-        "one": np.ones(1, dtype=np.float32),
-        "scales": scales,
-    }
-    graph = helper.make_graph(
-        nodes,
-        "coarse",
-        [helper.make_tensor_value_info("hidden", TensorProto.UINT8, ["B", weights.shape[0]])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["B", weights.shape[1]])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    parts = [add("Mul", norm, error) for norm, error in zip(norms, errors[:3], strict=True)]
+    add("Sum", *parts, errors[3], output="error")
+    add("Identity", hidden, output="hidden")
+
+
+def _add_best(graph: Graph, hidden: str) -> None:
+    """The k best of the n items with the best coarse scores, equal ones by the lower item."""
+    add = graph.add
+    values, few = graph.top("coarse", "n", sorted=0)
+    add("ReduceMin", values, axes=[1], keepdims=0, output="reached")
+    few, _ = graph.top(few, "n", largest=0)  # ascending, as the best of equals is the first
+    rows = add("Gather", "table", few)
+    exact = add("MatMul", rows, add("Unsqueeze", hidden, np.array([2])))
+    exact = add("Add", add("Squeeze", exact, np.array([2])), add("Gather", "bias", few))
+    barred = add("Equal", add("GatherElements", "coarse", few, axis=1), -np.inf)
+    best, places = graph.top(add("Where", barred, -np.inf, exact), "k")
+    add("GatherElements", few, places, axis=1, output="items")
+    add("Identity", best, output="scores")
+
+
+def _session(graph: Graph, threads: int) -> ort.InferenceSession:
+    floats, whole, known = TensorProto.FLOAT, TensorProto.INT64, helper.make_tensor_value_info
+    inputs = [
+        known("given", floats, ["B", "D"]),
+        known("scale", floats, ["S", 1]),  # S = 1 or B
+        known("table", floats, ["I", "H"]),  # not constants, which would be copies
+        known("bias", floats, ["I"]),
+        known("offsets", floats, ["R", "I"]),  # bias; R = 1, or B where rows differ in what counts
+        known("excluded", whole, ["E", 2]),
+        known("minus_inf", floats, ["E"]),
+        known("n", whole, [1]),
+        known("k", whole, [1]),
+    ]
+    outputs = [
+        known("hidden", floats, ["B", "H"]),
+        known("coarse", floats, ["B", "I"]),
+        known("items", whole, ["B", "K"]),
+        known("scores", floats, ["B", "K"]),
+        known("error", floats, ["B", 1]),
+        known("reached", floats, ["B"]),
+    ]
+    made = helper.make_graph(graph.nodes, "shortlist", inputs, outputs, graph.constants)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
