@@ -115,23 +115,34 @@ class Shortcut:
         (method,) = route.methods or {"GET"}
         self._asked = (method, route.path)
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            request = Request(scope, receive)
-            await refuse_unknown_parameters(request)
-            response: Response = await route.endpoint(request)
-            await response(scope, receive, send)
-
-        handlers = dict(api.exception_handlers)
-        fault = handlers.pop(Exception)  # is answered, and then raised for the guard's log
-        self._answer = ServerErrorMiddleware(ExceptionMiddleware(answer, handlers), fault)
+        self._handlers = dict(api.exception_handlers)
+        self._fault = self._handlers.pop(Exception)  # is answered, and then raised for the log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the question, or hand it on."""
-        if (scope.get("method"), scope.get("path")) == self._asked:
-            scope["app"], scope["route"] = self._api, self._route
-            await self._answer(scope, receive, send)
-        else:
+        if (scope.get("method"), scope.get("path")) != self._asked:
             await self._api(scope, receive, send)
+            return
+        scope["app"], scope["route"] = self._api, self._route
+        request = Request(scope, receive)
+        try:
+            await refuse_unknown_parameters(request)
+            response: Response = await self._route.endpoint(request)
+        except Exception as error:
+            await self._refuse(error, scope, receive, send)
+        else:
+            await response(scope, receive, send)
+
+    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        """As the framework does."""
+
+        async def raising(scope: Scope, receive: Receive, send: Send) -> None:
+            raise error
+
+        middlewares = ServerErrorMiddleware(
+            ExceptionMiddleware(raising, self._handlers), self._fault
+        )
+        await middlewares(scope, receive, send)
 
 
 def _refusing(status: int) -> Callable[[Request, Exception], Response]:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coterie.serving.keys import Keys
 from coterie.serving.lanes import RETRY_SECONDS
+from coterie.serving.log import log_request
 from coterie.serving.metrics import Metrics
 from coterie.serving.page import PATHS
 from coterie.serving.problem import body_of, problem
@@ -31,7 +32,6 @@ BODY_SECONDS = 10.0
 NO_ANSWER = 499  # what proxies note when the client has gone
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 ids = random.Random()  # of requests: they need not be secret, and the system's take a call each
-log = logging.getLogger("coterie.serving.access")
 faults = logging.getLogger("coterie.serving.faults")
 
 
@@ -118,7 +118,7 @@ class Guard:
                 "status": status,
                 "milliseconds": round(1000 * seconds, 2),
             }
-            log.info("request", extra=facts)
+            log_request(facts)
 
 
 def _method(scope: Scope) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import sys
+import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -16,15 +18,17 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON; text from outside cannot begin a line of its own."""
-        facts: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        facts.update((key, value) for key, value in vars(record).items() if key not in PLAIN)
+        facts = {key: value for key, value in vars(record).items() if key not in PLAIN}
         if record.exc_info:
             facts["traceback"] = self.formatException(record.exc_info)
-        return to_json(facts, fallback=str).decode()
+        return json_line(record.created, record.levelname.lower(), record.getMessage(), facts)
+
+
+def json_line(seconds: float, level: str, message: str, facts: dict[str, Any]) -> str:
+    """One line, at a time in seconds since 1970."""
+    at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    line = {"time": at, "level": level, "message": message, **facts}
+    return to_json(line, fallback=str).decode()
 
 
 class Gathering(logging.StreamHandler[Any]):
@@ -42,14 +46,20 @@ class Gathering(logging.StreamHandler[Any]):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the record's line, or write all that are kept and this one."""
         try:
-            self._lines.append(self.format(record) + self.terminator)
+            line = self.format(record)
         except Exception:
             self.handleError(record)
+            return
+        self.keep(line, urgent=record.levelno >= logging.WARNING)
+
+    def keep(self, line: str, *, urgent: bool = False) -> None:
+        """Keep a line for the next write; where that is now, write it."""
+        self._lines.append(line + self.terminator)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             loop = None
-        if loop is None or record.levelno >= logging.WARNING:
+        if loop is None or urgent:
             self.flush()
         elif len(self._lines) == 1:
             loop.call_later(self.SECONDS, self.flush)
@@ -62,11 +72,19 @@ class Gathering(logging.StreamHandler[Any]):
             super().flush()
 
 
+_handler = Gathering()
+_handler.setFormatter(JsonLines())
+
+
 def set_up() -> None:
     """Send what coterie's server and uvicorn say to standard error."""
-    handler = Gathering()
-    handler.setFormatter(JsonLines())
+    _handler.setStream(sys.stderr)
     for name, level in (("coterie.serving", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
+        logger.handlers, logger.propagate = [_handler], False
         logger.setLevel(level)
+
+
+def log_request(facts: dict[str, Any]) -> None:
+    """Log a request's line past the logging module, which takes a tenth of the time of a list."""
+    _handler.keep(json_line(time.time(), "info", "request", facts))

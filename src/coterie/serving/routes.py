@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Discriminator, Tag, TypeAdapter, ValidationError
 from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 
 from coterie.errors import DataError
@@ -104,8 +105,15 @@ def gives(model: type[BaseModel], *more: dict[int | str, dict[str, Any]]) -> dic
 
 async def read(request: Request, adapter: TypeAdapter[M]) -> M:
     """The body, checked."""
+    message = await request.receive()
+    parts = [message.get("body", b"")]
+    while message.get("more_body", False):
+        message = await request.receive()
+        parts.append(message.get("body", b""))
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
     try:
-        return adapter.validate_json(await request.body())
+        return adapter.validate_json(b"".join(parts))
     except ValidationError as error:
         raise RequestValidationError([error]) from error
 

@@ -21,6 +21,7 @@ from coterie.serving.settings import ItemFilter
 from coterie.serving.shortlist import Shortlist
 
 ExternalItem = int | str
+SPARSE = 8  # numbers per item in the range of ids, up to which a table is kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class ServedModel:
     name: str
     version: str
     recommender: Recommender
-    index: Mapping[ExternalItem, int]
+    index: "ItemIndex"
     ids: list[ExternalItem]
     titles: list[str | None]
     barred: Mapping[str, np.ndarray]
@@ -71,7 +72,7 @@ class ServedModel:
             name,
             version,
             recommender,
-            _index(ids),
+            ItemIndex(ids),
             ids,
             catalogue["title"].to_list() if titled else [None] * len(ids),
             {filter_: _barred(rules, item_ids) for filter_, rules in filters.items()},
@@ -82,7 +83,7 @@ class ServedModel:
     def find(self, ids: Iterable[ExternalItem]) -> tuple[np.ndarray, list[ExternalItem]]:
         """Indices of the known items, distinct, int64; and the distinct unknown ids."""
         asked = list(ids)
-        places = list(map(self.index.get, asked))
+        places = self.index.places(asked)
         if None not in places:
             return np.array(list(dict.fromkeys(places)), dtype=np.int64), []
         unusual = list(
@@ -127,14 +128,47 @@ def _refuse_foreign_files(folder: Path) -> None:
             raise ArtifactError(f"{file} leads out of the model's folder; it is not read.")
 
 
-def _index(ids: list[Any]) -> dict[ExternalItem, int]:
-    index: dict[ExternalItem, int] = {id_: place for place, id_ in enumerate(ids)}
-    for place, id_ in enumerate(ids):
-        if isinstance(id_, int):
-            index[str(id_)] = place
-        elif id_.isascii() and id_.isdigit() and str(int(id_)) == id_:
-            index[int(id_)] = place
-    return index
+class ItemIndex:
+    """From ids as JSON spells them to indices.
+
+    Parameters
+    ----------
+    ids
+        Of the items, in their order.
+    """
+
+    def __init__(self, ids: list[Any]) -> None:
+        self._by_id: dict[ExternalItem, int] = {id_: place for place, id_ in enumerate(ids)}
+        for place, id_ in enumerate(ids):
+            if isinstance(id_, int):
+                self._by_id[str(id_)] = place
+            elif id_.isascii() and id_.isdigit() and str(int(id_)) == id_:
+                self._by_id[int(id_)] = place
+        whole = {id_: place for id_, place in self._by_id.items() if isinstance(id_, int)}
+        self._least = min(whole, default=0)
+        span = max(whole, default=0) - self._least + 1
+        fits = whole and span <= SPARSE * len(ids) and self._least >= -(1 << 63)
+        self._table = np.full(span if fits else 0, -1)
+        if fits:
+            self._table[np.fromiter(whole, np.int64, len(whole)) - self._least] = list(
+                whole.values()
+            )
+
+    def places(self, ids: list[ExternalItem]) -> list[int | None]:
+        """Index of each id, None where it is not among these spellings.
+
+        Whole numbers are looked up in a table, at once, if all of them are in it: by a dictionary
+        a history takes four times as long (measured).
+        """
+        if len(self._table) and ids and type(ids[0]) is int:
+            numbers = np.array(ids)
+            if numbers.dtype == np.int64:
+                offsets = numbers - self._least
+                if offsets.min() >= 0 and offsets.max() < len(self._table):
+                    places: list[int | None] = self._table[offsets].tolist()
+                    if -1 not in places:
+                        return places
+        return list(map(self._by_id.get, ids))
 
 
 def _barred(rules: ItemFilter, item_ids: IdMap) -> np.ndarray:

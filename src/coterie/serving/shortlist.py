@@ -32,6 +32,7 @@ LEAST_WORK = 38_400  # weights of the layer per candidate, from which on it pays
 
 MOST_WEIGHTS = (1 << 31) - (1 << 26)  # an ONNX model in memory has 2 GiB at most
 ROWS_AT_ONCE = 1 << 14
+FUSED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 
 
 class Shortlist:
@@ -58,7 +59,8 @@ class Shortlist:
         hidden = scaled if vae is None else add_hidden(graph, vae, scaled)
         norm = float(self.table.norm(dim=1).max())
         rounding = self.table.shape[1] * torch.finfo(torch.float32).eps
-        errors = norm, lost, rounding * norm, rounding * float(self.bias.abs().max())
+        whole = rounding * norm  # of float32, per norm of h, which is at most that of both parts
+        errors = norm + whole, lost + whole, rounding * float(self.bias.abs().max())
         _add_scores(graph, hidden, kept, scales, errors)
         self._session = _session(graph, threads)
         self._table, self._bias = self.table.numpy(), self.bias.numpy()
@@ -191,7 +193,7 @@ def _add_scores(
 ) -> None:
     """From the hidden layer ``[B, H]`` to its best items and their largest error.
 
-    ``errors`` are what the norms of ``h − ĥ``, of ``ĥ``, of ``h``, and 1 count for.
+    ``errors`` are what the norm of ``h − ĥ``, that of ``ĥ``, and 1 count for.
     """
     add = graph.add
     largest = add("ReduceMax", add("Abs", hidden), axes=[1], keepdims=1)
@@ -199,18 +201,17 @@ def _add_scores(
     whole = add("Round", add("Div", hidden, scale))
     small = add("Cast", add("Add", whole, float(LEVELS)), to=TensorProto.UINT8)
     zero = np.array(LEVELS, dtype=np.uint8)
-    sums = add("Cast", add("MatMulInteger", small, kept.T, zero), to=TensorProto.FLOAT)
-    factors = add("Mul", np.ones(1, dtype=np.float32), scales)  # so the three become one
-    scores = add("Add", add("Mul", add("Mul", sums, factors), scale), "offsets")
+    one = np.ones(1, dtype=np.float32)
+    sums = add("MatMulIntegerToFloat", small, kept.T, one, scales, zero, domain=FUSED)
+    scores = add("Add", add("Mul", sums, scale), "offsets")
     add("ScatterND", scores, "excluded", "minus_inf", output="coarse")
     _add_best(graph, hidden)
     rounded = add("Mul", whole, scale)
-    norms = [
-        add("ReduceL2", value, axes=[1], keepdims=1)
-        for value in (add("Sub", hidden, rounded), rounded, hidden)
+    parts = [
+        add("Mul", add("ReduceL2", value, axes=[1], keepdims=1), error)
+        for value, error in zip((add("Sub", hidden, rounded), rounded), errors[:2], strict=True)
     ]
-    parts = [add("Mul", norm, error) for norm, error in zip(norms, errors[:3], strict=True)]
-    add("Sum", *parts, errors[3], output="error")
+    add("Sum", *parts, errors[2], output="error")
     add("Identity", hidden, output="hidden")
 
 
@@ -251,7 +252,8 @@ def _session(graph: Graph, threads: int) -> ort.InferenceSession:
         known("reached", floats, ["B"]),
     ]
     made = helper.make_graph(graph.nodes, "shortlist", inputs, outputs, graph.constants)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid(FUSED, 1)]
+    model = helper.make_model(made, opset_imports=sets, ir_version=9)
     onnx.checker.check_model(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
