@@ -1,8 +1,13 @@
 """``coterie serve``: a model, or the arms of an experiment, behind HTTP."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
+
+# read when PyTorch is imported, by what follows: else its threads spin after each step, while ONNX
+# Runtime's wait for the cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from cyclopts import Parameter
 
