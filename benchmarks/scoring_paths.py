@@ -106,9 +106,31 @@ def speed(vae: VAE, data: Interactions, args: argparse.Namespace) -> dict[str, d
     for size in BATCHES:
         users = np.random.default_rng(size).choice(data.n_users, size, replace=False)
         batch = user_batch(data, users)
-        run = {way: whole(vae, batch, best) for way, best in ways(vae, args.threads).items()}
+        run = runs(vae, batch, args.threads)
         found[str(size)] = in_turns(run, args.rounds, repeats=max(1, 8 // size))
     return found
+
+
+def runs(vae: VAE, batch: UserBatch, threads: int) -> dict[str, Callable[[], Tensor]]:
+    """By name: from histories to lists of items."""
+    found = {way: whole(vae, batch, best) for way, best in ways(vae, threads).items()}
+    return {**found, "shortlist": by_shortlist(vae, batch, threads)}
+
+
+def by_shortlist(vae: VAE, batch: UserBatch, threads: int) -> Callable[[], Tensor]:
+    """As the server does."""
+    shortlist = Shortlist(vae.decoder.table, vae.decoder.bias, threads, vae=vae)
+    starts, items = batch.indptr[:-1], batch.indices.long()
+    rows = torch.arange(len(starts)).repeat_interleave(batch.indptr.diff())
+    excluded = torch.stack([rows, items], 1).numpy()
+    lengths = np.full(len(starts), K)
+
+    def run() -> Tensor:
+        sums = F.embedding_bag(items, vae.encoder.table, starts, mode="sum").numpy()
+        best, _ = shortlist.best(sums, lengths, excluded, scale=batch.scale.numpy())
+        return torch.from_numpy(best)
+
+    return run
 
 
 def whole(vae: VAE, batch: UserBatch, best: Callable[..., Tensor]) -> Callable[[], Tensor]:
@@ -126,7 +148,7 @@ def quality(vae: VAE, data: Interactions, args: argparse.Namespace) -> dict[str,
     """Overlap of lists with float32's, and the share of lists that are the same in order."""
     users = np.random.default_rng(0).choice(data.n_users, min(2048, data.n_users), replace=False)
     batch = user_batch(data, users)
-    lists = {way: whole(vae, batch, best)() for way, best in ways(vae, args.threads).items()}
+    lists = {way: run() for way, run in runs(vae, batch, args.threads).items()}
     return {
         way: {
             "overlap": overlap(lists["fp32"], one),
@@ -156,14 +178,7 @@ def ways(vae: VAE, threads: int) -> dict[str, Callable[..., Tensor]]:
     }
     for name in ("bf16", "torch int8"):
         found[f"{name} + {CANDIDATES} in fp32"] = rescored(coarse[name], table, bias)
-    shortlist = Shortlist(table, bias, threads)
-
-    def by_shortlist(hidden: Tensor, out: Callable[[Tensor], Tensor]) -> Tensor:
-        scores, error = shortlist.coarse(hidden)
-        length = torch.full((len(hidden),), K)
-        return shortlist.best(hidden, out(scores), error, length).indices
-
-    return {**found, "shortlist": by_shortlist}
+    return found
 
 
 def rescored(coarse: Scores, table: Tensor, bias: Tensor) -> Callable[..., Tensor]:
@@ -250,10 +265,10 @@ def large(n_items: int, args: argparse.Namespace) -> dict[str, Any]:
     users = groups[torch.randint(200, (64, 3), generator=draw)].mean(1)
     users += 0.5 * torch.randn(64, 200, generator=draw)
     shortlist = Shortlist(table, bias, args.threads)
-    length = torch.full((64,), K)
+    lengths, nothing = np.full(64, K), np.empty((0, 2), dtype=np.int64)
     run = {
         "fp32": lambda: top_k(F.linear(users, table, bias), K).indices,
-        "shortlist": lambda: shortlist.best(users, *shortlist.coarse(users), length).indices,
+        "shortlist": lambda: torch.from_numpy(shortlist.best(users.numpy(), lengths, nothing)[0]),
     }
     exact = run["fp32"]()
     found: dict[str, Any] = {"overlap": {"shortlist": overlap(exact, run["shortlist"]())}}

@@ -158,9 +158,9 @@ def pure_rate(args: argparse.Namespace, model: Path) -> dict[str, float]:
     from coterie.serving.scoring import Ask, answer
     from coterie.serving.served import load as load_model
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    served = load_model(model, name="pure", filters={}, community=None)
+    threads = args.threads or torch.get_num_threads()
+    torch.set_num_threads(1)  # as the server does
+    served = load_model(model, name="pure", filters={}, community=None, threads=threads)
     asks = []
     for history in made_histories(args.items, args.median):
         known, _ = served.find(history)

@@ -8,13 +8,18 @@ from coterie.data.ids import IdMap
 from coterie.models.baselines.ease import EaseConfig
 from coterie.recommender import Recommender
 from coterie.serving.scoring import Ask, answer
-from coterie.serving.served import ServedModel
+from coterie.serving.served import SPARSE, ItemIndex, ServedModel
 from coterie.serving.settings import ItemFilter
 
 
 def served(recommender, filters=None, community=None):
     return ServedModel.of(
-        recommender, name="m", version="v", filters=filters or {}, community=community
+        recommender,
+        name="m",
+        version="v",
+        filters=filters or {},
+        community=community,
+        threads=1,
     )
 
 
@@ -99,10 +104,25 @@ def test_ids_are_found_as_the_id_map_finds_them(ids):
     assert unknown == list(dict.fromkeys(lost))
 
 
+@pytest.mark.parametrize("step", [1, 3, SPARSE + 1, 1 << 40])
+@pytest.mark.parametrize(("kind", "least"), [(int, -40), (int, 0), (str, 0), (str, 1 << 40)])
+def test_whole_numbers_are_found_alone_and_among_unknown_ones(step, kind, least):
+    ids = [least + step * place for place in range(60)]
+    index = ItemIndex([kind(one) for one in ids])
+    assert index.places([ids[7], ids[0], ids[7], ids[59]]) == [7, 0, 7, 59]
+    strangers = [ids[0] - 1, ids[59] + 1, -(1 << 63), (1 << 63) - 1, 1 << 63, 1 << 70, -(1 << 70)]
+    for stranger in (*strangers, "x", str(ids[3])):
+        place = 3 if stranger == str(ids[3]) else None
+        assert index.places([ids[7], stranger]) == [7, place]
+        assert index.places([stranger, ids[7]]) == [place, 7]
+    assert index.places([]) == []
+    assert ItemIndex([]).places([1]) == [None]
+
+
 def test_titles_stay_with_their_items():
     model = served(small_model())
     assert model.titles[0] == SCRIPT
-    assert model.titles[model.index[FIRST + 9]] == "Title 9"
+    assert model.titles[model.find([FIRST + 9])[0][0]] == "Title 9"
     nameless = small_model()
     nameless.items = None
     nameless.__dict__.pop("catalogue", None)

@@ -7,7 +7,8 @@ import logging
 
 import pytest
 
-from coterie.serving.log import Gathering, JsonLines
+from coterie.serving import log as server_log
+from coterie.serving.log import Gathering, JsonLines, log_request
 
 
 @pytest.fixture
@@ -55,3 +56,17 @@ def test_without_a_loop_and_at_the_end_nothing_waits(log):
     asyncio.run(ends_early())
     log.handlers[0].flush()  # as logging.shutdown does
     assert [line["message"] for line in log.lines()] == ["now", "last"]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_request_has_the_line_that_the_logging_module_would_give(log, monkeypatch, ours):
+    facts = {"request_id": "a\nb", "route": "/v1/recommend", "status": 200, "milliseconds": 1.25}
+    monkeypatch.setattr(server_log, "_log", log)
+    if ours:
+        monkeypatch.setattr(server_log, "_handler", log.handlers[0])
+    log_request(facts)
+    log.info("request", extra=facts)
+    one, other = log.lines()
+    assert one.pop("time")[:19] <= other.pop("time")[:19]
+    assert list(one.items()) == list(other.items())
+    assert one == {"level": "info", "message": "request", **facts}

@@ -1,13 +1,8 @@
 """``coterie serve``: a model, or the arms of an experiment, behind HTTP."""
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
-
-# read when PyTorch is imported, by what follows: else its threads spin after each step, while ONNX
-# Runtime's wait for the cores
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from cyclopts import Parameter
 
@@ -96,16 +91,22 @@ def serve(
             f"`coterie serve` needs {error.name}, which is not installed: "
             "pip install 'coterie[serve]'"
         ) from error
+    import torch
+
     from coterie.serving.fleet import Fleet
     from coterie.serving.keys import Keys
 
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    threads = threads or torch.get_num_threads()
+    torch.set_num_threads(1)  # its steps are small, and its threads spin where others want the core
     keys = Keys.from_environment()
     with bind(options) as listening:  # a taken port is told before the long part
-        fleet = Fleet(folders, experiments=experiments, filters=filters, community=helpers)
+        fleet = Fleet(
+            folders,
+            experiments=experiments,
+            filters=filters,
+            community=helpers,
+            threads=threads,
+        )
         store = Store(options.database, seconds=options.statement_seconds)
         if newcomers is not None:
             try:

@@ -31,6 +31,8 @@ class Fleet:
         Item filters that requests may name.
     community
         Known users, for explanations.
+    threads
+        That score one batch.
 
     Raises
     ------
@@ -47,10 +49,11 @@ class Fleet:
         experiments: tuple[Experiment, ...] = (),
         filters: Mapping[str, ItemFilter] | None = None,
         community: Interactions | None = None,
+        threads: int = 1,
     ) -> None:
         self.experiments = {one.name: one for one in Roster(experiments).experiments}
         self.filters = dict(filters or {})
-        self._folders, self._community = dict(folders), community
+        self._folders, self._community, self._threads = dict(folders), community, threads
         self._arms = {
             (one.name, arm): self._model_of(one, arm)
             for one in experiments
@@ -121,7 +124,13 @@ class Fleet:
             log.info("the model's folder is back", extra=facts)
 
     def _load(self, name: str) -> ServedModel:
-        return load(self._folders[name], name=name, filters=self.filters, community=self._community)
+        return load(
+            self._folders[name],
+            name=name,
+            filters=self.filters,
+            community=self._community,
+            threads=self._threads,
+        )
 
     def _model_of(self, experiment: Experiment, arm: str) -> str:
         if arm in self._folders:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from coterie.data.batches import UserBatch
-from coterie.models.tables import row_sums
 from coterie.ranking import NO_ITEM, top_k
 from coterie.request import rows_at_once
 from coterie.serving.served import ServedModel
@@ -89,25 +89,29 @@ def _chosen(asks: list[Ask], *, short: bool) -> list[Best]:
     k = np.array([min(ask.k, max(len(model.ids), 1)) for ask in asks])
     if short:
         assert model.shortlist is not None
-        batch = _batch(model, asks)
-        sums = row_sums(model.recommender.vae.encoder.table, batch)
-        best = model.shortlist.best(
-            sums, k, _excluded(asks), scale=batch.scale, closed=_closed(asks)
-        )
+        sums, scale = _sums(model.recommender.vae.encoder.table, asks)
+        excluded, closed = _excluded(asks), _closed(asks)
+        index, values = model.shortlist.best(sums, k, excluded, scale=scale, closed=closed)
     else:
-        scores = _scores(model, asks)
-        closed = _closed(asks)
-        if closed is not None:
-            scores.masked_fill_(closed.to(scores.device), -torch.inf)
-        rows, columns = torch.from_numpy(_excluded(asks)).to(scores.device).T
-        scores[rows, columns] = -torch.inf
-        best = top_k(scores, int(k.max()))
-    index, values = best.indices.cpu().numpy(), best.scores.cpu().numpy()
+        best = top_k(_eligible_(_scores(model, asks), asks), int(k.max()))
+        index, values = best.indices.cpu().numpy(), best.scores.cpu().numpy()
     ends = np.minimum((index != NO_ITEM).sum(axis=1), k).tolist()
+    rows = zip(index.tolist(), values.tolist(), ends, asks, strict=True)
     return [
-        Best(index[row, :end].tolist(), values[row, :end].tolist(), len(ask.history) == 0)
-        for row, (ask, end) in enumerate(zip(asks, ends, strict=True))
+        Best(items[:end], scores[:end], len(ask.history) == 0) for items, scores, end, ask in rows
     ]
+
+
+def _sums(table: Tensor, asks: list[Ask]) -> tuple[np.ndarray, np.ndarray]:
+    """Of the table's rows over each history, ``[B, D]``; and their scale, ``1 / √length``.
+
+    One call of PyTorch, as each waits for the interpreter when it ends.
+    """
+    lengths = np.array([len(ask.history) for ask in asks])
+    starts = np.cumsum(lengths) - lengths
+    items = torch.from_numpy(np.concatenate([ask.history for ask in asks]))
+    sums = F.embedding_bag(items, table, torch.from_numpy(starts), mode="sum")
+    return sums.numpy(), 1 / np.sqrt(lengths, dtype=np.float32)
 
 
 def _scores(model: ServedModel, asks: list[Ask]) -> Tensor:
@@ -133,6 +137,16 @@ def _batch(model: ServedModel, asks: list[Ask]) -> UserBatch:
     return batch.to(model.recommender.device)
 
 
+def _eligible_(scores: Tensor, asks: list[Ask]) -> Tensor:
+    """Set what each request must not get to −inf, in place."""
+    closed = _closed(asks)
+    if closed is not None:
+        scores.masked_fill_(torch.from_numpy(closed).to(scores.device), -torch.inf)
+    rows, columns = torch.from_numpy(_excluded(asks)).to(scores.device).T
+    scores[rows, columns] = -torch.inf
+    return scores
+
+
 def _excluded(asks: list[Ask]) -> np.ndarray:
     """Rows and items that the rows' lists must not hold, int64 ``[n, 2]``."""
     lengths = [len(ask.excluded) for ask in asks]
@@ -142,7 +156,7 @@ def _excluded(asks: list[Ask]) -> np.ndarray:
     return found
 
 
-def _closed(asks: list[Ask]) -> Tensor | None:
+def _closed(asks: list[Ask]) -> np.ndarray | None:
     """More of these, by filters and lists of what alone is allowed, bool ``[B, I]``."""
     if all(ask.barred is None and ask.allowed is None for ask in asks):
         return None
@@ -153,4 +167,4 @@ def _closed(asks: list[Ask]) -> Tensor | None:
             row[ask.allowed] = False
         if ask.barred is not None:
             row |= ask.barred
-    return torch.from_numpy(closed)
+    return closed

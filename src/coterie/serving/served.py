@@ -63,6 +63,7 @@ class ServedModel:
         version: str,
         filters: Mapping[str, ItemFilter],
         community: Interactions | None,
+        threads: int,
     ) -> "ServedModel":
         """A recommender with its lookups."""
         item_ids, catalogue = recommender.item_ids, recommender.catalogue
@@ -77,7 +78,7 @@ class ServedModel:
             catalogue["title"].to_list() if titled else [None] * len(ids),
             {filter_: _barred(rules, item_ids) for filter_, rules in filters.items()},
             None if community is None else over(community, item_ids),
-            Shortlist.of(recommender.model),
+            Shortlist.of(recommender.model, threads),
         )
 
     def find(self, ids: Iterable[ExternalItem]) -> tuple[np.ndarray, list[ExternalItem]]:
@@ -102,6 +103,7 @@ def load(
     name: str,
     filters: Mapping[str, ItemFilter],
     community: Interactions | None,
+    threads: int = 1,
 ) -> ServedModel:
     """Read the model's folder as it is now.
 
@@ -116,7 +118,12 @@ def load(
     if version is None or version_of(folder) != version:
         raise ArtifactError(f"{folder} was replaced while it was read; try again.")
     return ServedModel.of(
-        recommender, name=name, version=version, filters=filters, community=community
+        recommender,
+        name=name,
+        version=version,
+        filters=filters,
+        community=community,
+        threads=threads,
     )
 
 

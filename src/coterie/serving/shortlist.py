@@ -22,7 +22,7 @@ from torch import Tensor
 
 from coterie.models.model import Model
 from coterie.models.vae import VAE
-from coterie.ranking import NO_ITEM, TopK, refuse_nan, top_k
+from coterie.ranking import NO_ITEM, refuse_nan, top_k
 from coterie.serving.graph import Graph, add_hidden
 
 LEVELS = 63  # of the hidden layer on either side of 0: with 127, pairs overflow 16 bits on AVX2
@@ -32,6 +32,7 @@ LEAST_WORK = 38_400  # weights of the layer per candidate, from which on it pays
 
 MOST_WEIGHTS = (1 << 31) - (1 << 26)  # an ONNX model in memory has 2 GiB at most
 ROWS_AT_ONCE = 1 << 14
+SCALINGS = 4  # steps, besides the sum, in which a coarse score is rounded
 FUSED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 
 
@@ -58,7 +59,7 @@ class Shortlist:
         scaled = graph.add("Mul", "given", "scale")
         hidden = scaled if vae is None else add_hidden(graph, vae, scaled)
         norm = float(self.table.norm(dim=1).max())
-        rounding = self.table.shape[1] * torch.finfo(torch.float32).eps
+        rounding = (self.table.shape[1] + SCALINGS) * torch.finfo(torch.float32).eps
         whole = rounding * norm  # of float32, per norm of h, which is at most that of both parts
         errors = norm + whole, lost + whole, rounding * float(self.bias.abs().max())
         _add_scores(graph, hidden, kept, scales, errors)
@@ -67,35 +68,35 @@ class Shortlist:
         self._one = np.ones((1, 1), dtype=np.float32)
 
     @classmethod
-    def of(cls, model: Model) -> Self | None:
+    def of(cls, model: Model, threads: int) -> Self | None:
         """The shortlist of a model; None if it has no output layer on a CPU of a fit size."""
         if not isinstance(model, VAE) or model.device.type != "cpu":
             return None
         table, bias = model.decoder.table, model.decoder.bias
         if table.numel() >= MOST_WEIGHTS or not _pays(table, 1):
             return None
-        return cls(table, bias, torch.get_num_threads(), vae=model)
+        return cls(table, bias, threads, vae=model)
 
     def pays(self, k: int) -> bool:
         """Whether two passes are faster than one for lists of k items."""
         return _pays(self.table, k)
 
-    def coarse(self, given: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def coarse(self, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores ``[B, I]`` of what :meth:`best` is given, and their largest errors ``[B, 1]``."""
-        inputs = self._inputs(given, scale, 1, np.empty((0, 2), dtype=np.int64), None)
-        scores, error = self._session.run(["coarse", "error"], inputs)
-        return torch.from_numpy(scores), torch.from_numpy(error)
+        nothing = np.empty((0, 2), dtype=np.int64)
+        found = self._session.run(["coarse", "error"], self._inputs(given, None, 1, nothing, None))
+        return found[0], found[1]
 
     def best(
         self,
-        given: Tensor,
+        given: np.ndarray,
         k: np.ndarray,
         excluded: np.ndarray,
         *,
-        scale: Tensor | None = None,
-        closed: Tensor | None = None,
-    ) -> TopK:
-        """The items with the best exact scores.
+        scale: np.ndarray | None = None,
+        closed: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The items with the best exact scores, and these.
 
         Parameters
         ----------
@@ -106,14 +107,15 @@ class Shortlist:
         excluded
             Rows and items that must not be in the rows' lists, int64 ``[n, 2]``.
         scale
-            What multiplies ``given``, ``[B]``; None for 1.
+            What multiplies ``given``, float32 ``[B]``; None for 1.
         closed
             More that must not be in the lists, bool ``[B, I]``; None for no more.
 
         Returns
         -------
-        TopK
-            Of the greatest of the lengths; the first k of each row are the best, whatever follows.
+        items, scores
+            int64 and float32, ``[B, K]`` with K the greatest of the lengths, as
+            :class:`~coterie.ranking.TopK`; the first k of each row are the best, whatever follows.
 
         Raises
         ------
@@ -124,12 +126,13 @@ class Shortlist:
         inputs = self._inputs(given, scale, longest, excluded, closed)
         names = ["items", "scores", "error", "reached"]
         items, scores, error, reached = self._session.run(names, inputs)
-        refuse_nan(torch.from_numpy(error))  # NaN where a score is
+        if np.isnan(error).any():  # where a score is
+            refuse_nan(torch.from_numpy(error))
         wanted = scores[np.arange(len(k)), k - 1] - error[:, 0]  # coarse scores from there on
         for row in np.flatnonzero((reached > -np.inf) & ~(wanted > reached)).tolist():
             items[row], scores[row] = self._best_of_more(inputs, row, wanted[row], longest)
         items[scores == -np.inf] = NO_ITEM
-        return TopK(torch.from_numpy(items), torch.from_numpy(scores))
+        return items, scores
 
     def _best_of_more(
         self, inputs: dict[str, np.ndarray], row: int, wanted: float, k: int
@@ -143,24 +146,24 @@ class Shortlist:
 
     def _inputs(
         self,
-        given: Tensor,
-        scale: Tensor | None,
+        given: np.ndarray,
+        scale: np.ndarray | None,
         k: int,
         excluded: np.ndarray,
-        closed: Tensor | None,
+        closed: np.ndarray | None,
     ) -> dict[str, np.ndarray]:
-        offsets = self.bias[None]
+        offsets = self._bias[None]
         if closed is not None:
-            offsets = offsets.where(~closed, -torch.inf)
+            offsets = np.where(closed, np.float32(-np.inf), offsets)
         return {
-            "given": given.numpy(),
-            "scale": self._one if scale is None else scale[:, None].numpy(),
+            "given": given,
+            "scale": self._one if scale is None else scale[:, None],
             "table": self._table,
             "bias": self._bias,
-            "offsets": offsets.numpy(),
+            "offsets": offsets,
             "excluded": excluded,
             "minus_inf": np.full(len(excluded), -np.inf, dtype=np.float32),
-            "n": np.array([min(candidates(k), len(self.table))]),
+            "n": np.array([min(candidates(k), len(self._bias))]),
             "k": np.array([k]),
         }
 
