@@ -1,6 +1,7 @@
 """The HTTP interface: what is answered, what is refused, and what hostile text cannot do."""
 
 import asyncio
+import gc
 import json
 import logging
 import re
@@ -8,17 +9,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from fastapi.exceptions import RequestValidationError
 from httpx2 import ASGITransport, AsyncClient
 from served_models import FIRST, N_ITEMS, SCRIPT, save, small_community, small_model
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
+from coterie.errors import ConfigError
 from coterie.experiment.assignment import arm_of
 from coterie.experiment.settings import Experiment
 from coterie.serving import wire
 from coterie.serving.app import create_app
 from coterie.serving.fleet import Fleet
-from coterie.serving.guard import Guard
+from coterie.serving.guard import NO_ANSWER, Guard
 from coterie.serving.keys import Keys
 from coterie.serving.metrics import Metrics
 from coterie.serving.service import Service
@@ -523,6 +526,54 @@ def test_a_fault_is_500_in_our_form_and_in_the_log(api, monkeypatch, caplog):
     (record,) = caplog.records
     assert record.request_id == answer.json()["request_id"]
     assert "ZeroDivisionError: secret" in record.exc_text
+
+
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/events"])
+@pytest.mark.parametrize("before", [[], [b'{"hist'], [b'{"hist', b'ory": [1001']])
+def test_a_client_that_goes_before_its_request_is_whole_is_noted(before, path, api):
+    parts = [{"type": "http.request", "body": part, "more_body": True} for part in before]
+    coming, sent = iter([*parts, {"type": "http.disconnect"}]), []
+
+    async def receive():
+        return next(coming)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    asyncio.run(api.app(scope, receive, send))
+    assert sent[0]["status"] == NO_ANSWER
+    text = api.service.metrics.text().decode()
+    assert f'coterie_requests_total{{method="POST",route="{path}",status="499"}} 1.0' in text
+
+
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/recommend/batch"])
+def test_a_body_may_come_in_parts(path, api):
+    asked = {"history": [1001, 1002], "k": 3}
+    body = json.dumps({"requests": [asked]} if path.endswith("batch") else asked).encode()
+    parts = api.post(path, content=iter([body[:1], body[1:9], b"", body[9:]]))
+    assert parts.status_code == 200
+    assert parts.content == api.post(path, content=body).content
+
+
+@pytest.mark.parametrize(
+    "asked", [{"history": ["x" * 2000]}, {"history": [1], "k": 10**6}, {"history": [1], "k": 0}]
+)
+def test_a_refusal_leaves_nothing_that_only_a_collection_would_free(asked, api):
+    """Its error holds the body: a few thousand of them would fill the memory."""
+
+    def errors():
+        return sum(type(one) in (ConfigError, RequestValidationError) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = errors()
+        for _ in range(5):
+            assert recommend(api, **asked).status_code == 422
+        assert errors() == before
+    finally:
+        gc.enable()
 
 
 def test_metrics_count_what_happened(api):

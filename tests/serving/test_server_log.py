@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import sys
 
 import pytest
 
@@ -70,3 +71,35 @@ def test_a_request_has_the_line_that_the_logging_module_would_give(log, monkeypa
     assert one.pop("time")[:19] <= other.pop("time")[:19]
     assert list(one.items()) == list(other.items())
     assert one == {"level": "info", "message": "request", **facts}
+
+
+def test_each_server_has_a_log_of_its_own(monkeypatch):
+    """Also where the last one's stream is closed by now."""
+    loggers = [logging.getLogger(name) for name in ("coterie.serving", "uvicorn")]
+    before = [(one.handlers, one.propagate, one.level) for one in loggers]
+    try:
+        for _ in range(2):
+            monkeypatch.setattr("sys.stderr", io.StringIO())
+            server_log.set_up()
+            log_request({"status": 200})
+            (line,) = sys.stderr.getvalue().splitlines()
+            assert json.loads(line)["status"] == 200
+            sys.stderr.close()
+    finally:
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+
+
+def test_lines_kept_by_a_loop_that_ended_are_written_by_the_next(log):
+    async def ends_early():
+        log.info("first")
+
+    async def goes_on():
+        log.info("second")
+        await asyncio.sleep(2 * Gathering.SECONDS)
+
+    asyncio.run(ends_early())
+    assert log.lines() == []
+    asyncio.run(goes_on())
+    assert [line["message"] for line in log.lines()] == ["first", "second"]

@@ -60,6 +60,20 @@ def test_no_coarse_score_is_further_off_than_its_bound(spread, width):
         assert (error[2:] < 0.2 * exact[2:].abs().amax(1, keepdim=True)).all()  # it is of use
 
 
+def test_the_bound_covers_float32s_rounding_where_int8_loses_nothing():
+    """Small whole numbers are exact in both; a large bias then takes their last bits."""
+    draw = torch.Generator().manual_seed(0)
+    table = torch.randint(-127, 128, (500, 200), generator=draw).float()
+    hidden = torch.randint(-63, 64, (9, 200), generator=draw).float()
+    table[:, 0], hidden[:, 0] = 127, 63
+    bias = 1e9 * torch.rand(500, generator=draw)
+    coarse, error = map(torch.from_numpy, made(table, bias).coarse(hidden.numpy()))
+    exact = hidden.double() @ table.double().T + bias.double()
+    off = (coarse.double() - exact).abs()
+    assert off.max() > 1
+    assert (off <= error).all()
+
+
 @pytest.mark.parametrize("rows", [1, 6, 70])
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3, 0.1, 1.0])
 def test_items_that_int8_cannot_tell_apart_are_told_apart(spread, rows):
@@ -92,6 +106,22 @@ def test_lists_are_shorter_where_fewer_items_are_eligible():
     assert both.indices.tolist() == float32.indices.tolist()
     assert (both.indices[0] != NO_ITEM).sum() == 2
     assert (both.indices[2] == NO_ITEM).all()
+
+
+def test_a_batch_in_which_int8_decides_nothing_takes_two_passes(monkeypatch):
+    """Not one per row: flat scores must not stop a server."""
+    layer = made(torch.ones(2000, 16), torch.zeros(2000))
+    passes, session = [], layer._session
+
+    class Counting:
+        def run(self, names, inputs):
+            passes.append(len(inputs["given"]))
+            return session.run(names, inputs)
+
+    layer._session = Counting()
+    both, float32 = found(layer, drawn(40, 16), 30)
+    assert both.indices.tolist() == float32.indices.tolist()
+    assert passes == [40, 40]
 
 
 def test_rows_may_ask_for_lists_of_other_lengths():
@@ -130,6 +160,17 @@ def test_a_mixed_batch_equals_the_library_one_by_one(architecture, monkeypatch):
         assert best.index == expected.item_index[0][there].tolist()
         assert best.scores == pytest.approx(expected.scores[0][there].tolist(), rel=1e-4, abs=1e-5)
         assert best.fallback == expected.fallback[0]
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_there_is_none_without_a_bound(value, monkeypatch):
+    monkeypatch.setattr(shortlist, "LEAST_WORK", 0)
+    for part in ("table", "bias"):
+        model = small_model().model
+        assert Shortlist.of(model) is not None
+        with torch.no_grad():
+            getattr(model.decoder, part)[3] = value
+        assert Shortlist.of(model) is None
 
 
 def test_it_is_used_where_it_pays_and_nowhere_else(monkeypatch):

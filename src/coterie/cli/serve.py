@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from coterie.cli.app import new_app
+from coterie.cli.app import loading, new_app
 from coterie.cli.options import ConfigFile, Section, Settings, Threads, accepts
 from coterie.cli.output import Output
 from coterie.cli.paths import DATA_FORMAT, SPLIT_FORMAT, format_of, model_folder, require_format
@@ -84,8 +84,9 @@ def serve(
     helpers = None if community is None else _users(community)
     newcomers = None if import_histories is None else _users(import_histories)
     try:
-        from coterie.serving.process import bind, run
-        from coterie.serving.store import Store, StoreUnavailable
+        with loading():
+            from coterie.serving.process import bind, run
+            from coterie.serving.store import Store, StoreUnavailable
     except ImportError as error:
         raise MissingExtraError(
             f"`coterie serve` needs {error.name}, which is not installed: "
@@ -96,17 +97,13 @@ def serve(
     from coterie.serving.fleet import Fleet
     from coterie.serving.keys import Keys
 
-    threads = threads or torch.get_num_threads()
-    torch.set_num_threads(1)  # its steps are small, and its threads spin where others want the core
+    if threads is not None:
+        torch.set_num_threads(threads)
     keys = Keys.from_environment()
     with bind(options) as listening:  # a taken port is told before the long part
-        fleet = Fleet(
-            folders,
-            experiments=experiments,
-            filters=filters,
-            community=helpers,
-            threads=threads,
-        )
+        fleet = Fleet(folders, experiments=experiments, filters=filters, community=helpers)
+        if all(model.shortlist is not None for model in fleet.models.values()):
+            torch.set_num_threads(1)  # its threads would spin where ONNX Runtime's want the cores
         store = Store(options.database, seconds=options.statement_seconds)
         if newcomers is not None:
             try:

@@ -46,6 +46,7 @@ STATUS: dict[type[Exception], int] = {
     NotFound: 404,
 }
 SAY_AGAIN_SECONDS = 60.0
+RAISED = "coterie.raised"  # in the scope: what was raised, on its way to the middlewares
 log = logging.getLogger(__name__)
 
 
@@ -114,9 +115,9 @@ class Shortcut:
         self._api, self._route = api, route
         (method,) = route.methods or {"GET"}
         self._asked = (method, route.path)
-
-        self._handlers = dict(api.exception_handlers)
-        self._fault = self._handlers.pop(Exception)  # is answered, and then raised for the log
+        handlers = dict(api.exception_handlers)
+        fault = handlers.pop(Exception)  # is answered, and then raised for the guard's log
+        self._refuse = ServerErrorMiddleware(ExceptionMiddleware(_raise, handlers), fault)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the question, or hand it on."""
@@ -129,20 +130,15 @@ class Shortcut:
             await refuse_unknown_parameters(request)
             response: Response = await self._route.endpoint(request)
         except Exception as error:
-            await self._refuse(error, scope, receive, send)
+            scope[RAISED] = error
+            await self._refuse(scope, receive, send)
         else:
             await response(scope, receive, send)
 
-    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-        """As the framework does."""
 
-        async def raising(scope: Scope, receive: Receive, send: Send) -> None:
-            raise error
-
-        middlewares = ServerErrorMiddleware(
-            ExceptionMiddleware(raising, self._handlers), self._fault
-        )
-        await middlewares(scope, receive, send)
+async def _raise(scope: Scope, receive: Receive, send: Send) -> None:
+    """For the framework's middlewares, which know how to refuse."""
+    raise scope.pop(RAISED)
 
 
 def _refusing(status: int) -> Callable[[Request, Exception], Response]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+import torch
+
 from coterie.artifact import version_of
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, CoterieError
@@ -31,8 +33,6 @@ class Fleet:
         Item filters that requests may name.
     community
         Known users, for explanations.
-    threads
-        That score one batch.
 
     Raises
     ------
@@ -49,11 +49,11 @@ class Fleet:
         experiments: tuple[Experiment, ...] = (),
         filters: Mapping[str, ItemFilter] | None = None,
         community: Interactions | None = None,
-        threads: int = 1,
     ) -> None:
         self.experiments = {one.name: one for one in Roster(experiments).experiments}
         self.filters = dict(filters or {})
-        self._folders, self._community, self._threads = dict(folders), community, threads
+        self._folders, self._community = dict(folders), community
+        self._threads = torch.get_num_threads()  # also for reloads, when PyTorch may be left one
         self._arms = {
             (one.name, arm): self._model_of(one, arm)
             for one in experiments

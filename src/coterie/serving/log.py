@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sys
 import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -42,6 +41,7 @@ class Gathering(logging.StreamHandler[Any]):
     def __init__(self) -> None:
         super().__init__()
         self._lines: list[str] = []
+        self._due: asyncio.AbstractEventLoop | None = None  # who writes the kept lines
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the record's line, or write all that are kept and this one."""
@@ -54,44 +54,47 @@ class Gathering(logging.StreamHandler[Any]):
 
     def keep(self, line: str, *, urgent: bool = False) -> None:
         """Keep a line for the next write; where that is now, write it."""
-        self._lines.append(line + self.terminator)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             loop = None
-        if loop is None or urgent:
-            self.flush()
-        elif len(self._lines) == 1:
-            loop.call_later(self.SECONDS, self.flush)
+        with self.lock or nullcontext():
+            self._lines.append(line + self.terminator)
+            if loop is None or urgent:
+                self.flush()
+            elif loop is not self._due:  # another may have ended before its time came
+                self._due = loop
+                loop.call_later(self.SECONDS, self.flush)
 
     def flush(self) -> None:
         """Write the kept lines."""
         with self.lock or nullcontext():
-            lines, self._lines = self._lines, []
-            self.stream.write("".join(lines))
-            super().flush()
+            lines, self._lines, self._due = self._lines, [], None
+            if lines:
+                self.stream.write("".join(lines))
+                super().flush()
 
 
-_handler = Gathering()
-_handler.setFormatter(JsonLines())
 _log = logging.getLogger("coterie.serving")
+_handler: Gathering | None = None
 
 
 def set_up() -> None:
     """Send what coterie's server and uvicorn say to standard error."""
-    _handler.setStream(sys.stderr)
+    global _handler  # one process, one log
+    _handler = Gathering()
+    _handler.setFormatter(JsonLines())
     for logger, level in ((_log, logging.INFO), (logging.getLogger("uvicorn"), logging.WARNING)):
         logger.handlers, logger.propagate = [_handler], False
         logger.setLevel(level)
 
 
 def log_request(facts: dict[str, Any]) -> None:
-    """Log a request.
+    """Log a request: by :func:`set_up`'s handler at once, past loggers and their levels.
 
-    Past the logging module, which takes a tenth of a request's time, unless someone else than
-    :func:`set_up` set that up.
+    They take a tenth of a request's time. Where others set up the log, all is theirs.
     """
-    if _handler in _log.handlers:
+    if _handler is not None and _handler in _log.handlers:
         _handler.keep(json_line(time.time(), "info", "request", facts))
     else:
         _log.info("request", extra=facts)

@@ -62,7 +62,10 @@ class Best:
 
 
 def answer(asks: Sequence[Ask]) -> list[Best]:
-    """The answer to each request, the same as if it were alone (up to rounding)."""
+    """The answer to each request, the same as if it were alone (up to rounding).
+
+    A batch takes as long as its longest list wants for all.
+    """
     kinds: dict[tuple[int, bool], list[int]] = {}
     for place, ask in enumerate(asks):
         kinds.setdefault((id(ask.model), _by_shortlist(ask)), []).append(place)

@@ -4,6 +4,7 @@ Ids go through a dictionary of the ids as JSON spells them; only what is not fou
 slow way through the id map, which knows every spelling.
 """
 
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,9 @@ class ServedModel:
         version: str,
         filters: Mapping[str, ItemFilter],
         community: Interactions | None,
-        threads: int,
+        threads: int | None = None,
     ) -> "ServedModel":
-        """A recommender with its lookups."""
+        """A recommender with its lookups; ``threads`` are the shortlist's, None: PyTorch's."""
         item_ids, catalogue = recommender.item_ids, recommender.catalogue
         ids = item_ids.ids.to_list()
         titled = "title" in catalogue.columns
@@ -103,7 +104,7 @@ def load(
     name: str,
     filters: Mapping[str, ItemFilter],
     community: Interactions | None,
-    threads: int = 1,
+    threads: int | None = None,
 ) -> ServedModel:
     """Read the model's folder as it is now.
 
@@ -152,14 +153,13 @@ class ItemIndex:
             elif id_.isascii() and id_.isdigit() and str(int(id_)) == id_:
                 self._by_id[int(id_)] = place
         whole = {id_: place for id_, place in self._by_id.items() if isinstance(id_, int)}
-        self._least = min(whole, default=0)
-        span = max(whole, default=0) - self._least + 1
-        fits = whole and span <= SPARSE * len(ids) and self._least >= -(1 << 63)
+        self._least, most = min(whole, default=0), max(whole, default=-1)
+        span = most - self._least + 1
+        fits = span <= SPARSE * len(ids) and self._least >= -(1 << 63) and most < 1 << 63
         self._table = np.full(span if fits else 0, -1)
         if fits:
-            self._table[np.fromiter(whole, np.int64, len(whole)) - self._least] = list(
-                whole.values()
-            )
+            numbers = np.fromiter(whole, np.int64, len(whole))
+            self._table[numbers - self._least] = list(whole.values())
 
     def places(self, ids: list[ExternalItem]) -> list[int | None]:
         """Index of each id, None where it is not among these spellings.
@@ -167,14 +167,16 @@ class ItemIndex:
         Whole numbers are looked up in a table, at once, if all of them are in it: by a dictionary
         a history takes four times as long (measured).
         """
-        if len(self._table) and ids and type(ids[0]) is int:
-            numbers = np.array(ids)
-            if numbers.dtype == np.int64:
-                offsets = numbers - self._least
-                if offsets.min() >= 0 and offsets.max() < len(self._table):
-                    places: list[int | None] = self._table[offsets].tolist()
-                    if -1 not in places:
-                        return places
+        if len(self._table) and ids:
+            try:
+                numbers = np.frombuffer(array("q", ids), np.int64)  # type: ignore[type-var]
+            except (TypeError, OverflowError):
+                return list(map(self._by_id.get, ids))
+            offsets = numbers - self._least
+            if offsets.min() >= 0 and offsets.max() < len(self._table):
+                places: list[int | None] = self._table[offsets].tolist()
+                if -1 not in places:
+                    return places
         return list(map(self._by_id.get, ids))
 
 

@@ -30,7 +30,7 @@ WEIGHT_LEVELS = 127
 EXTRA = 64  # beyond twice the list: then more are rarely needed (measured on trained models)
 LEAST_WORK = 38_400  # weights of the layer per candidate, from which on it pays (measured)
 
-MOST_WEIGHTS = (1 << 31) - (1 << 26)  # an ONNX model in memory has 2 GiB at most
+MOST_BYTES = (1 << 31) - (1 << 24)  # an ONNX model in memory has 2 GiB at most
 ROWS_AT_ONCE = 1 << 14
 SCALINGS = 4  # steps, besides the sum, in which a coarse score is rounded
 FUSED = "com.microsoft"  # the domain of ONNX Runtime's own operators
@@ -68,14 +68,21 @@ class Shortlist:
         self._one = np.ones((1, 1), dtype=np.float32)
 
     @classmethod
-    def of(cls, model: Model, threads: int) -> Self | None:
-        """The shortlist of a model; None if it has no output layer on a CPU of a fit size."""
+    def of(cls, model: Model, threads: int | None = None) -> Self | None:
+        """The shortlist of a model; None if it has no finite output layer on a CPU of a fit size.
+
+        ``threads`` are PyTorch's if None.
+        """
         if not isinstance(model, VAE) or model.device.type != "cpu":
             return None
         table, bias = model.decoder.table, model.decoder.bias
-        if table.numel() >= MOST_WEIGHTS or not _pays(table, 1):
+        weights = sum(one.numel() for one in model.parameters()) - model.encoder.table.numel()
+        size = table.numel() + 4 * (weights - table.numel() + len(bias))  # of the graph's constants
+        if size > MOST_BYTES or not _pays(table, 1):
             return None
-        return cls(table, bias, threads, vae=model)
+        if not (table.isfinite().all() and bias.isfinite().all()):  # no bound on any error
+            return None
+        return cls(table, bias, threads or torch.get_num_threads(), vae=model)
 
     def pays(self, k: int) -> bool:
         """Whether two passes are faster than one for lists of k items."""
@@ -103,7 +110,7 @@ class Shortlist:
         given
             Sums of rows of the encoder's table, or hidden layers, float32 ``[B, D]``.
         k
-            Lengths of the lists, int64 ``[B]``.
+            Lengths of the lists, int64 ``[B]``, each 1 to I.
         excluded
             Rows and items that must not be in the rows' lists, int64 ``[n, 2]``.
         scale
@@ -129,20 +136,16 @@ class Shortlist:
         if np.isnan(error).any():  # where a score is
             refuse_nan(torch.from_numpy(error))
         wanted = scores[np.arange(len(k)), k - 1] - error[:, 0]  # coarse scores from there on
-        for row in np.flatnonzero((reached > -np.inf) & ~(wanted > reached)).tolist():
-            items[row], scores[row] = self._best_of_more(inputs, row, wanted[row], longest)
+        rows = np.flatnonzero((reached > -np.inf) & ~(wanted > reached))
+        if len(rows):
+            coarse, hidden = self._session.run(["coarse", "hidden"], inputs)
+            for row in rows.tolist():
+                (more,) = np.nonzero((coarse[row] > -np.inf) & ~(coarse[row] < wanted[row]))
+                one, places = torch.from_numpy(hidden[row : row + 1]), torch.from_numpy(more)
+                best = top_k(F.linear(one, self.table[places], self.bias[places]), longest)
+                items[row], scores[row] = more[best.indices[0].numpy()], best.scores[0].numpy()
         items[scores == -np.inf] = NO_ITEM
         return items, scores
-
-    def _best_of_more(
-        self, inputs: dict[str, np.ndarray], row: int, wanted: float, k: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Of one row, where the few did not hold all that are wanted; rare."""
-        coarse, hidden = self._session.run(["coarse", "hidden"], inputs)
-        (more,) = np.nonzero((coarse[row] > -np.inf) & ~(coarse[row] < wanted))
-        one, places = torch.from_numpy(hidden[row : row + 1]), torch.from_numpy(more)
-        best = top_k(F.linear(one, self.table[places], self.bias[places]), k)
-        return more[best.indices[0].numpy()], best.scores[0].numpy()
 
     def _inputs(
         self,
@@ -201,7 +204,8 @@ def _add_scores(
     add = graph.add
     largest = add("ReduceMax", add("Abs", hidden), axes=[1], keepdims=1)
     scale = add("Div", add("Max", largest, torch.finfo(torch.float32).tiny), float(LEVELS))
-    whole = add("Round", add("Div", hidden, scale))
+    levels = add("Div", hidden, scale)
+    whole = add("Round", levels)
     small = add("Cast", add("Add", whole, float(LEVELS)), to=TensorProto.UINT8)
     zero = np.array(LEVELS, dtype=np.uint8)
     one = np.ones(1, dtype=np.float32)
@@ -209,12 +213,11 @@ def _add_scores(
     scores = add("Add", add("Mul", sums, scale), "offsets")
     add("ScatterND", scores, "excluded", "minus_inf", output="coarse")
     _add_best(graph, hidden)
-    rounded = add("Mul", whole, scale)
     parts = [
         add("Mul", add("ReduceL2", value, axes=[1], keepdims=1), error)
-        for value, error in zip((add("Sub", hidden, rounded), rounded), errors[:2], strict=True)
+        for value, error in zip((add("Sub", levels, whole), whole), errors[:2], strict=True)
     ]
-    add("Sum", *parts, errors[2], output="error")
+    add("Add", add("Mul", add("Add", *parts), scale), errors[2], output="error")
     add("Identity", hidden, output="hidden")
 
 
