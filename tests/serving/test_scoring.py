@@ -73,6 +73,8 @@ def test_a_named_filter_is_its_lists():
     best = answer([ask(model, [1003, 1050], 10, barred="some"), ask(model, [1003], 10)])
     assert {model.ids[place] for place in best[0].index} == {1004, 1006}
     assert len(best[1].index) == 10
+    (both,) = answer([ask(model, [1050], 10, allow=[1004, 1005, 1007], barred="some")])
+    assert [model.ids[place] for place in both.index] == [1004]
 
 
 def test_many_rows_are_scored_a_part_at_a_time(monkeypatch):
@@ -113,7 +115,14 @@ def test_whole_numbers_are_found_alone_and_among_unknown_ones(step, kind, least)
     ids = [least + step * place for place in range(60)]
     index = ItemIndex([kind(one) for one in ids])
     assert index.places([ids[7], ids[0], ids[7], ids[59]]) == [7, 0, 7, 59]
-    strangers = [ids[0] - 1, ids[59] + 1, -(1 << 63), 1 << 70, -(1 << 70)]
+    strangers = [
+        ids[0] - 1,
+        *([ids[7] + 1] if step > 1 else ()),
+        ids[59] + 1,
+        -(1 << 63),
+        1 << 70,
+        -(1 << 70),
+    ]
     for stranger in (*strangers, "x", str(ids[3])):
         place = 3 if stranger == str(ids[3]) else None
         assert index.places([ids[7], stranger]) == [7, place]

@@ -140,7 +140,7 @@ class Shortlist:
         if len(rows):
             coarse, hidden = self._session.run(["coarse", "hidden"], inputs)
             for row in rows.tolist():
-                (more,) = np.nonzero((coarse[row] > -np.inf) & ~(coarse[row] < wanted[row]))
+                (more,) = np.nonzero(coarse[row] >= wanted[row])
                 one, places = torch.from_numpy(hidden[row : row + 1]), torch.from_numpy(more)
                 best = top_k(F.linear(one, self.table[places], self.bias[places]), longest)
                 items[row], scores[row] = more[best.indices[0].numpy()], best.scores[0].numpy()
