@@ -12,11 +12,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
 
 from cyclopts import CycloptsError, UnusedCliTokensError
 
-from coterie.cli.app import COMMANDS, app, loading
+from coterie.cli.app import app
 from coterie.errors import CoterieError
 from coterie.training.interrupt import stoppable
 
@@ -25,12 +24,9 @@ TRACEBACK = "COTERIE_TRACEBACK"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; nothing but the code tells how it ended."""
-    given = sys.argv[1:] if argv is None else list(argv)
     try:
         with stoppable():
-            with loading():
-                _load(given)
-            code = app(given)
+            code = app(sys.argv[1:] if argv is None else list(argv))
             sys.stdout.flush()
     except UnusedCliTokensError as error:
         return _fail(f"unexpected argument {' '.join(error.unused_tokens or ())}", 2)
@@ -56,13 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             1,
         )
     return code if isinstance(code, int) else 0
-
-
-def _load(given: Sequence[str]) -> None:
-    """Import the command's module."""
-    name = next((word for word in given if word in COMMANDS), None)
-    if name is not None:
-        import_module(f"coterie.cli.{name}")
 
 
 def _fail(message: str, code: int) -> int:

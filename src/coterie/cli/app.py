@@ -1,8 +1,5 @@
 """The commands, by name; each one's module is imported when it is called."""
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -40,18 +37,6 @@ Examples:
 
 `coterie COMMAND --help` tells more; --install-completion sets up your shell.
 """
-
-
-@contextmanager
-def loading() -> Iterator[None]:
-    """While modules are imported: no garbage is collected, which would take a fifth of the time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def new_app(name: str, examples: str = "", **settings: Any) -> App:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from coterie.cli.app import loading, new_app
+from coterie.cli.app import new_app
 from coterie.cli.options import ConfigFile, Section, Settings, Threads, accepts
 from coterie.cli.output import Output
 from coterie.cli.paths import DATA_FORMAT, SPLIT_FORMAT, format_of, model_folder, require_format
@@ -84,9 +84,8 @@ def serve(
     helpers = None if community is None else _users(community)
     newcomers = None if import_histories is None else _users(import_histories)
     try:
-        with loading():
-            from coterie.serving.process import bind, run
-            from coterie.serving.store import Store, StoreUnavailable
+        from coterie.serving.process import bind, run
+        from coterie.serving.store import Store, StoreUnavailable
     except ImportError as error:
         raise MissingExtraError(
             f"`coterie serve` needs {error.name}, which is not installed: "
