@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from coterie import exporting, files
-from coterie.artifact import version_of
 from coterie.data.ids import IdMap
 from coterie.errors import (
     ArtifactError,
@@ -30,6 +29,7 @@ from coterie.models.baselines import METHODS
 from coterie.models.config import ModelConfig
 from coterie.models.vae import VAE
 from coterie.recommender import Recommender
+from coterie.stored import version_of
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -15,7 +15,7 @@ Each message says what was expected, what came instead, and what to do. ``exit_c
 command line returns: 2 for the user's mistake, 1 otherwise.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class CoterieError(Exception):
@@ -60,3 +60,11 @@ class DivergenceError(CoterieError, ArithmeticError):
     """Training produced NaN or Inf; the message names the step and the term."""
 
     exit_code: ClassVar[int] = 1
+
+    @classmethod
+    def of_scores(cls, bad: int, rows: int) -> Self:
+        """Scores of ``bad`` of some rows hold NaN, which has no rank."""
+        return cls(
+            f"{bad} of {rows} rows of scores hold NaN; the model has diverged or its input is not "
+            "finite."
+        )

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coterie.artifact import version_of
 from coterie.data.batches import UserBatch
 from coterie.errors import (
     ArtifactError,
@@ -35,6 +34,7 @@ from coterie.models.model import Model
 from coterie.models.vae import VAE
 from coterie.ranking import top_k
 from coterie.recommender import Recommender
+from coterie.stored import version_of
 
 OPSET = 18  # of 2022: older runtimes in other languages know it
 MOST_BYTES = (1 << 31) - (1 << 24)  # an ONNX file has 2 GiB at most

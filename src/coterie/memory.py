@@ -1,15 +1,17 @@
-"""How much memory there is, and keeping what was freed with the process."""
+"""How much memory there is, how much to use at once, and keeping what was freed."""
 
 import ctypes
 import os
 import sys
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from coterie.errors import ConfigError
 
 _MOST_KEPT = 31 << 20  # bytes; glibc never keeps blocks of more than 32 MiB
+_SCORES_AT_ONCE = 1 << 24  # of float32: 64 MiB
+_MOST_ROWS_AT_ONCE = 1024
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
@@ -20,7 +22,7 @@ def keep_freed_memory() -> None:
     about a sixth of a training step (measured). Freeing one large block raises that threshold for
     good, which is documented behaviour (mallopt(3), M_MMAP_THRESHOLD). Elsewhere this does nothing.
     """
-    torch.empty(_MOST_KEPT, dtype=torch.uint8)
+    np.empty(_MOST_KEPT, dtype=np.uint8)
 
 
 def give_back_freed_memory() -> None:
@@ -66,6 +68,21 @@ def require_bytes(needed: int, what: str, instead: str) -> None:
         raise ConfigError(
             f"{what} takes {_gib(needed)}, and {_gib(available)} of memory are free. {instead}"
         )
+
+
+def rows_at_once(n_items: int, asked: int | None = None) -> int:
+    """Rows of scores ``[B, I]`` to hold at once: what is asked for, or 64 MiB of them.
+
+    Raises
+    ------
+    ConfigError
+        Less than one is asked for.
+    """
+    if asked is None:
+        return max(1, min(_MOST_ROWS_AT_ONCE, _SCORES_AT_ONCE // max(n_items, 1)))
+    if asked < 1:
+        raise ConfigError(f"batch_size must be 1 or more, got {asked}.")
+    return asked
 
 
 def _gib(size: int) -> str:

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie.data.ids import NO_ITEM
 from coterie.errors import ConfigError, DivergenceError
 
-NO_ITEM = -1
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _BLOCK_SIZES = (
     32,
@@ -67,7 +67,7 @@ def top_k(scores: Tensor, k: int) -> TopK:
     if size and scores.device.type == "cpu" and len(scores):
         keys = _best_by_blocks(scores.contiguous(), k, size)
     else:
-        refuse_nan(scores)
+        _refuse_nan(scores)
         keys = torch.topk(_keys(scores), min(k, scores.shape[1])).values
         keys = torch.nn.functional.pad(keys, (0, k - keys.shape[1]), value=_NOTHING)
     best = _score_of(keys)
@@ -108,8 +108,8 @@ def _best_by_blocks(scores: Tensor, k: int, size: int) -> Tensor:
     n_blocks = n_items // size
     rest = scores[:, n_blocks * size :]  # fewer than a block: always looked into
     maxima = scores[:, : n_blocks * size].view(n_rows, n_blocks, size).amax(2)
-    refuse_nan(maxima)
-    refuse_nan(rest)
+    _refuse_nan(maxima)
+    _refuse_nan(rest)
     blocks = _index_of(torch.topk(_keys(maxima), k, sorted=False).values).sort(1).values  # [B, k]
     bound = maxima.gather(1, blocks).amin(1, keepdim=True)
     bound.clamp_(min=torch.finfo(torch.float32).min)  # nothing at −inf is wanted
@@ -171,11 +171,8 @@ def _score_of(keys: Tensor) -> Tensor:
     return scores.masked_fill(keys == _NOTHING, -torch.inf)
 
 
-def refuse_nan(scores: Tensor) -> None:
+def _refuse_nan(scores: Tensor) -> None:
     """Raise DivergenceError if a score ``[B, n]`` is NaN."""
     bad = scores.isnan().any(dim=1)
     if bool(bad.any()):
-        raise DivergenceError(
-            f"{int(bad.sum())} of {len(scores)} rows of scores hold NaN; the model has diverged or "
-            "its input is not finite."
-        )
+        raise DivergenceError.of_scores(int(bad.sum()), len(scores))

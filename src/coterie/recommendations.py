@@ -5,16 +5,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from coterie.data.ids import IdMap
+from coterie.data.ids import NO_ITEM, IdMap
 from coterie.files import atomic_file
-from coterie.models.posterior import Posterior
-from coterie.ranking import NO_ITEM
+
+if TYPE_CHECKING:
+    from coterie.models.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ class EncodedUsers:
     """
 
     user_ids: pl.Series
-    posterior: Posterior
+    posterior: "Posterior"
     empty: np.ndarray
     unknown: pl.DataFrame
 

@@ -18,6 +18,7 @@ from coterie.devices import pick_device
 from coterie.errors import DataError, NotFittedError
 from coterie.files import refuse_existing
 from coterie.histories import Histories, OnUnknown, fold_in, known_items, over, refuse_unknown
+from coterie.memory import rows_at_once
 from coterie.models.baselines import METHODS, Progress
 from coterie.models.model import BaselineConfig, Model
 from coterie.models.posterior import Posterior
@@ -30,7 +31,7 @@ from coterie.recommendations import (
     with_titles,
     write_parquet,
 )
-from coterie.request import Request, rows_at_once
+from coterie.request import Request
 from coterie.similarity import Source, compared, nearest, strongest
 
 

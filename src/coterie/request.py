@@ -20,11 +20,9 @@ from coterie.histories import (
     known_items,
     refuse_unknown,
 )
+from coterie.memory import rows_at_once
 from coterie.ranking import exclude_, top_k
 from coterie.recommendations import Recommendations
-
-SCORES_AT_ONCE = 1 << 24  # of float32: 64 MiB
-MOST_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +116,3 @@ class Request:
                 self.unknown,
                 catalogue,
             )
-
-
-def rows_at_once(n_items: int, asked: int | None) -> int:
-    """Rows of ``[B, I]`` float32 to hold at once: what is asked for, or 64 MiB of them."""
-    if asked is None:
-        return max(1, min(MOST_ROWS_AT_ONCE, SCORES_AT_ONCE // max(n_items, 1)))
-    if asked < 1:
-        raise ConfigError(f"batch_size must be 1 or more, got {asked}.")
-    return asked

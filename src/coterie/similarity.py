@@ -8,9 +8,9 @@ from torch import Tensor
 
 from coterie.data.batches import UserBatch
 from coterie.errors import ConfigError, NotFittedError
+from coterie.memory import rows_at_once
 from coterie.models.model import Model
 from coterie.ranking import TopK, exclude_, top_k
-from coterie.request import rows_at_once
 
 Source = Literal["auto", "anchors", "decoder", "factors", "weights"]
 """What is compared; "auto" leaves it to the model."""
@@ -58,7 +58,7 @@ def nearest(table: Tensor, index: np.ndarray, k: int) -> TopK:
     """
     k = min(k, max(len(table), 1))
     inverse = table.norm(dim=1).reciprocal().nan_to_num(posinf=0.0)  # [I]
-    size = rows_at_once(len(table), None)
+    size = rows_at_once(len(table))
     parts = []
     for start in range(0, max(len(index), 1), size):
         block = torch.from_numpy(index[start : start + size])
@@ -83,7 +83,7 @@ def strongest(model: Model, index: np.ndarray, k: int) -> TopK:
         As in :func:`nearest`. A weight of 0 is none; −1 fills up where there are too few.
     """
     k = min(k, max(model.n_items, 1))
-    size = rows_at_once(model.n_items, None)
+    size = rows_at_once(model.n_items)
     parts = []
     for start in range(0, max(len(index), 1), size):
         block = torch.from_numpy(index[start : start + size])

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from served_models import save, small_community
 
-from coterie.artifact import version_of
 from coterie.errors import ArtifactError, ConfigError
 from coterie.experiment.assignment import arm_of
 from coterie.experiment.settings import Experiment
@@ -20,6 +19,7 @@ from coterie.serving.served import load
 from coterie.serving.service import Service
 from coterie.serving.settings import ItemFilter, ServeConfig
 from coterie.serving.store import Store
+from coterie.stored import version_of
 
 NOW = datetime.now(UTC)
 

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from coterie.models.config import ModelConfig
 from coterie.models.vae import VAE
-from coterie.serving.graph import Graph, add_hidden
+from coterie.serving.graph import Graph, Layers
 
 SHAPES = {
     "multi-vae": [
@@ -33,7 +33,8 @@ SHAPES = {
 
 def session_of(vae):
     graph = Graph()
-    hidden = add_hidden(graph, vae, "sums")
+    weights = {name: tensor.numpy() for name, tensor in vae.state_dict().items()}
+    hidden = Layers(vae.config, weights).add(graph, "sums")
     floats = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", None])
         for name in ("sums", hidden)

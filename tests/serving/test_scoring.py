@@ -8,13 +8,13 @@ from coterie.data.ids import IdMap
 from coterie.models.baselines.ease import EaseConfig
 from coterie.recommender import Recommender
 from coterie.serving.scoring import Ask, answer
-from coterie.serving.served import SPARSE, ItemIndex, ServedModel
+from coterie.serving.served import SPARSE, ItemIndex, Parts, ServedModel
 from coterie.serving.settings import ItemFilter
 
 
 def served(recommender, filters=None, community=None):
     return ServedModel.of(
-        recommender,
+        Parts.of(recommender),
         name="m",
         version="v",
         filters=filters or {},
@@ -81,7 +81,7 @@ def test_many_rows_are_scored_a_part_at_a_time(monkeypatch):
     model = served(small_model())
     asks = [ask(model, [FIRST + at % N_ITEMS], 3) for at in range(20)]
     whole = answer(asks)
-    monkeypatch.setattr("coterie.serving.scoring.rows_at_once", lambda items, asked: 3)
+    monkeypatch.setattr("coterie.serving.scoring.rows_at_once", lambda items: 3)
     assert [one.index for one in answer(asks)] == [one.index for one in whole]
 
 

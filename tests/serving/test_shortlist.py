@@ -15,8 +15,10 @@ from coterie.models.vae import VAE
 from coterie.ranking import NO_ITEM, TopK, top_k
 from coterie.recommender import Recommender
 from coterie.serving import shortlist
+from coterie.serving.output_layer import OutputLayer
 from coterie.serving.scoring import answer
 from coterie.serving.shortlist import Shortlist
+from coterie.serving.vae_lists import VaeLists
 
 ARCHITECTURES = {
     "multi-vae": {"hidden_dims": (16,), "latent_dim": 8},
@@ -30,13 +32,17 @@ def drawn(*shape, seed=0, spread=1.0):
     return spread * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def made(table, bias):
-    return Shortlist(table, bias, 1)
+def made(table, bias, kind=Shortlist):
+    return kind(table.numpy(), bias.numpy(), 1)
+
+
+def exactly(layer, hidden):
+    return F.linear(hidden, torch.from_numpy(layer.table), torch.from_numpy(layer.bias))
 
 
 def found(layer, hidden, k, barred=None):
     """By both passes, with ``barred`` items left out in both ways; and by float32 alone."""
-    exact = F.linear(hidden, layer.table, layer.bias)
+    exact = exactly(layer, hidden)
     excluded, closed = np.empty((0, 2), dtype=np.int64), None
     if barred is not None:
         exact[barred] = -torch.inf
@@ -54,7 +60,8 @@ def test_no_coarse_score_is_further_off_than_its_bound(spread, width):
     hidden[1, 0] = 100 * spread  # one large entry takes the others' levels
     layer = made(drawn(500, width, seed=1, spread=0.3), drawn(500, seed=2))
     coarse, error = map(torch.from_numpy, layer.coarse(hidden.numpy()))
-    exact = hidden.double() @ layer.table.double().T + layer.bias.double()
+    table, bias = torch.from_numpy(layer.table), torch.from_numpy(layer.bias)
+    exact = hidden.double() @ table.double().T + bias.double()
     assert ((coarse.double() - exact).abs() <= error).all()
     if spread == 1.0:
         assert (error[2:] < 0.2 * exact[2:].abs().amax(1, keepdim=True)).all()  # it is of use
@@ -128,18 +135,23 @@ def test_rows_may_ask_for_lists_of_other_lengths():
     layer = made(drawn(1, 16) + drawn(2000, 16, seed=1, spread=1e-3), torch.zeros(2000))
     hidden, k = drawn(3, 16, seed=2), np.array([1, 30, 7])
     items, scores = layer.best(hidden.numpy(), k, np.empty((0, 2), dtype=np.int64))
-    exact = top_k(F.linear(hidden, layer.table, layer.bias), 30)
+    exact = top_k(exactly(layer, hidden), 30)
     assert items.shape == scores.shape == (3, 30)
     for row, length in enumerate(k):
         assert items[row, :length].tolist() == exact.indices[row, :length].tolist()
 
 
-@pytest.mark.parametrize("where", ["hidden", "table", "bias"])
-def test_a_diverged_model_is_refused_as_by_float32(where):
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [(Shortlist, "hidden"), *((OutputLayer, part) for part in ("hidden", "table", "bias"))],
+)
+def test_a_diverged_model_is_refused_as_by_float32(kind, where):
     hidden, table, bias = drawn(2, 16), drawn(2000, 16), torch.zeros(2000)
     {"hidden": hidden[1], "table": table[11], "bias": bias}[where][3] = torch.nan
     with pytest.raises(DivergenceError):
-        made(table, bias).best(hidden.numpy(), np.array([5, 5]), np.empty((0, 2), dtype=np.int64))
+        made(table, bias, kind).best(
+            hidden.numpy(), np.array([5, 5]), np.empty((0, 2), dtype=np.int64)
+        )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -150,7 +162,7 @@ def test_a_mixed_batch_equals_the_library_one_by_one(architecture, monkeypatch):
     ids = IdMap(range(FIRST, FIRST + N_ITEMS))
     model = Recommender(VAE(config, N_ITEMS).initialized(1), ids, np.arange(N_ITEMS, 0, -1))
     ours = served(model)
-    assert ours.shortlist is not None
+    assert ours.lists.short is not None
     requests = list(random_requests(np.random.default_rng(6), 80))
     keys = ("k", "deny", "allow", "exclude_seen")
     asks = [ask(ours, one["histories"][0], **{key: one[key] for key in keys}) for one in requests]
@@ -167,21 +179,20 @@ def test_there_is_none_without_a_bound(value, monkeypatch):
     monkeypatch.setattr(shortlist, "LEAST_WORK", 0)
     for part in ("table", "bias"):
         model = small_model().model
-        assert Shortlist.of(model) is not None
-        with torch.no_grad():
-            getattr(model.decoder, part)[3] = value
-        assert Shortlist.of(model) is None
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        assert VaeLists.of(model.config, weights, 1).short is not None
+        weights[f"decoder.{part}"][3] = value
+        assert VaeLists.of(model.config, weights, 1).short is None
 
 
 def test_it_is_used_where_it_pays_and_nowhere_else(monkeypatch):
-    assert served(small_model()).shortlist is None  # a product of 60 columns is nothing to save
+    assert served(small_model()).lists.short is None  # a product of 60 columns is nothing to save
     monkeypatch.setattr(shortlist, "LEAST_WORK", 10)
     model = served(small_model())
-    assert model.shortlist is not None
-    assert model.shortlist.pays(10)  # 60 x 16 weights for 84 candidates
-    assert not model.shortlist.pays(20)
+    assert model.lists.short.pays(10)  # 60 x 16 weights for 84 candidates
+    assert not model.lists.short.pays(20)
     baseline = Recommender.fit(EaseConfig(l2=1.0), small_community())
-    assert served(baseline).shortlist is None
+    assert served(baseline).lists is None
     used = []
     best = Shortlist.best
     monkeypatch.setattr(

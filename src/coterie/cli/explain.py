@@ -10,10 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from coterie.cli.app import new_app
+from coterie.cli.ids import read_ids
 from coterie.cli.options import Json, Overwrite, Seed
 from coterie.cli.output import Output, frame_table
 from coterie.cli.paths import DATA_FORMAT, SPLIT_FORMAT, format_of, model_folder, require_format
-from coterie.cli.recommend import Ids, read_ids
+from coterie.cli.recommend import Ids
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.errors import ConfigError, DataError, StorageError

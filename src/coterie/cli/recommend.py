@@ -7,13 +7,14 @@ from cyclopts import Parameter
 from pydantic import Field, PositiveInt
 
 from coterie.cli.app import new_app
+from coterie.cli.ids import read_ids
 from coterie.cli.options import ConfigFile, Json, Overwrite, Section, Settings, accepts
 from coterie.cli.output import Output, facts_table, frame_table, in_flags
 from coterie.cli.paths import DATA_FORMAT, SPLIT_FORMAT, format_of, model_folder
 from coterie.config import Config
 from coterie.data.interactions import Interactions
 from coterie.data.readers import read_interactions
-from coterie.errors import ConfigError, DataError
+from coterie.errors import ConfigError
 from coterie.recommendations import Recommendations
 from coterie.recommender import Recommender
 
@@ -94,24 +95,6 @@ def recommend(
             show_one(recommender.recommend([ids], **asked), output)
         else:
             _export(recommender, data, out, output, {**asked, "overwrite": overwrite})
-
-
-def read_ids(given: list[str] | None) -> list[str] | None:
-    """The ids on the command line; ``@FILE`` stands for the lines of a file."""
-    if given is None:
-        return None
-    ids: list[str] = []
-    for text in given:
-        if not text.startswith("@"):
-            ids.append(text)
-            continue
-        try:
-            lines = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise DataError(f"The ids in {text[1:]} cannot be read: {why}.") from error
-        ids.extend(line.strip() for line in lines if line.strip())
-    return ids
 
 
 def show_one(found: Recommendations, output: Output) -> None:

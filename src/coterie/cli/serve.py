@@ -1,21 +1,25 @@
 """``coterie serve``: a model, or the arms of an experiment, behind HTTP."""
 
 import re
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from coterie.cli.app import new_app
+from coterie.cli.ids import read_ids
 from coterie.cli.options import ConfigFile, Section, Settings, Threads, accepts
 from coterie.cli.output import Output
 from coterie.cli.paths import DATA_FORMAT, SPLIT_FORMAT, format_of, model_folder, require_format
-from coterie.cli.recommend import read_ids
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.errors import ConfigError, MissingExtraError, StorageError
 from coterie.experiment.settings import NAME, read_experiment
 from coterie.serving.settings import ItemFilter, ServeConfig
+
+if TYPE_CHECKING:
+    from coterie.serving.fleet import Fleet
 
 EXAMPLES = """\
 MODEL is a model's folder, or the folder of the run that trained it. It serves
@@ -91,18 +95,15 @@ def serve(
             f"`coterie serve` needs {error.name}, which is not installed: "
             "pip install 'coterie[serve]'"
         ) from error
-    import torch
-
     from coterie.serving.fleet import Fleet
     from coterie.serving.keys import Keys
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     keys = Keys.from_environment()
     with bind(options) as listening:  # a taken port is told before the long part
-        fleet = Fleet(folders, experiments=experiments, filters=filters, community=helpers)
-        if all(model.shortlist is not None for model in fleet.models.values()):
-            torch.set_num_threads(1)  # its threads would spin where ONNX Runtime's want the cores
+        fleet = Fleet(
+            folders, experiments=experiments, filters=filters, community=helpers, threads=threads
+        )
+        limit_pytorch(fleet, threads)
         store = Store(options.database, seconds=options.statement_seconds)
         if newcomers is not None:
             try:
@@ -115,6 +116,21 @@ def serve(
                 ) from error
             Output().note(f"{count:,} interactions are in {store}")
         run(options, fleet, store, keys, listening)
+
+
+def limit_pytorch(fleet: "Fleet", threads: int | None) -> None:
+    """Give PyTorch, if it was imported, the threads asked for; one where it finds no lists.
+
+    More would spin where ONNX Runtime's threads, which find them, want the cores.
+    """
+    if "torch" not in sys.modules:
+        return
+    import torch
+
+    if all(model.lists is not None for model in fleet.models.values()):
+        torch.set_num_threads(1)
+    elif threads is not None:
+        torch.set_num_threads(threads)
 
 
 def arm_folders(given: tuple[str, ...]) -> dict[str, Path]:

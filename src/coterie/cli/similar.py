@@ -6,10 +6,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from coterie.cli.app import new_app
+from coterie.cli.ids import read_ids
 from coterie.cli.options import Json
 from coterie.cli.output import Output, frame_table, in_flags
 from coterie.cli.paths import model_folder
-from coterie.cli.recommend import read_ids
 from coterie.errors import DataError
 from coterie.recommender import Recommender
 from coterie.similarity import Source

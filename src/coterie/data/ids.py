@@ -16,6 +16,7 @@ from coterie.files import atomic_file
 ExternalId = str | int | UUID
 Ids = Iterable[Any] | pl.Series
 
+NO_ITEM = -1  # in place of an item's index, where there is none
 MOST_SEARCHED = 1000  # ids asked for at once; above, a join is faster than that many searches
 
 

@@ -9,6 +9,7 @@ from coterie.errors import ConfigError
 
 Widths = tuple[PositiveInt, ...]
 Share = Annotated[float, Field(gt=0, lt=1)]
+RECVAE_EPS = 0.1  # of the layer norms in RecVAE's code
 
 
 class PriorConfig(Config):

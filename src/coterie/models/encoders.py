@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coterie.data.batches import UserBatch
+from coterie.models.config import RECVAE_EPS
 from coterie.models.layers import chain, draw_layers, empty_linear, fan_in_uniform, xavier_normal
 from coterie.models.posterior import Posterior
 from coterie.models.tables import TableGradients, row_sums
-
-RECVAE_EPS = 0.1  # of the layer norms in RecVAE's code
 
 
 class MlpEncoder(nn.Module):

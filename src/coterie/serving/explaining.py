@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from coterie.data.interactions import Interactions
 from coterie.errors import CoterieError
-from coterie.mechanisms.explanation import explain
-from coterie.mechanisms.measurement import Budget
 from coterie.serving.served import ExternalItem, ServedModel
 
 MEMORY = 2.5e8  # bytes that one explanation may take
@@ -50,11 +47,16 @@ def explain_each(asked: Sequence[Why]) -> list[dict[str, Any] | Exception]:
 
 
 def _explained(why: Why) -> dict[str, Any] | Exception:
+    import torch  # takes seconds; a server that explains has imported it for the model
+
+    from coterie.mechanisms.explanation import explain
+    from coterie.mechanisms.measurement import Budget
+
     community = why.model.community
     assert community is not None
     try:
         found = explain(
-            why.model.recommender,
+            why.model.require_recommender(),
             list(why.history),
             community if why.user is None else _without(why.user, community),
             items=why.items,

@@ -7,18 +7,19 @@ them, and again for each new version.
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from coterie.errors import CoterieError, DataError
-from coterie.models.vae import VAE
 from coterie.serving.fleet import DEFAULT, Fleet
-from coterie.serving.landscape import Landscape
 from coterie.serving.lanes import Lane
 from coterie.serving.search import TitleSearch
 from coterie.serving.served import ExternalItem, ServedModel
+
+if TYPE_CHECKING:
+    from coterie.serving.landscape import Landscape
 
 MOST_PLACED = 50  # items of a history that get a place of their own
 NO_COMMUNITY = (
@@ -64,7 +65,7 @@ class Exploring:
             **_named(model),
             "items": len(model.ids),
             "community": None if model.community is None else model.community.n_users,
-            "latent": isinstance(model.recommender.model, VAE),
+            "latent": model.is_vae,
         }
 
     async def find(self, query: str, limit: int) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class Exploring:
         query, limit = asked
         model = self._fleet[DEFAULT]
         search = self._searches.get(model)
-        counts = model.recommender.item_counts
+        counts = model.item_counts
         if search is None:
             search = self._searches[model] = TitleSearch(model.ids, model.titles, counts)
         exact, _ = model.find([query.strip()])
@@ -111,8 +112,11 @@ class Exploring:
             raise NotFound(NO_COMMUNITY)
         landscape = self._maps.get(model)
         if landscape is None:
+            from coterie.serving.landscape import Landscape  # imports PyTorch
+
+            recommender = model.require_recommender()
             landscape = self._maps[model] = Landscape.of(
-                model.recommender.vae, model.community, model.recommender.item_counts
+                recommender.vae, model.community, model.item_counts
             )
         if history is None:
             return _whole(model, landscape)
@@ -139,7 +143,7 @@ def _each(answer: Any, asked: Sequence[T]) -> list[dict[str, Any] | Exception]:
     return found
 
 
-def _whole(model: ServedModel, landscape: Landscape) -> dict[str, Any]:
+def _whole(model: ServedModel, landscape: "Landscape") -> dict[str, Any]:
     at = landscape.place(list(landscape.landmarks[:, None]))
     return {
         "users": landscape.users.round(3).tolist(),

@@ -5,15 +5,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-import torch
-
-from coterie.artifact import version_of
 from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, CoterieError
 from coterie.experiment.assignment import Roster, arm_of
 from coterie.experiment.settings import Experiment
 from coterie.serving.served import ServedModel, load
 from coterie.serving.settings import ItemFilter
+from coterie.stored import version_of
 
 DEFAULT = "default"
 log = logging.getLogger(__name__)
@@ -33,6 +31,8 @@ class Fleet:
         Item filters that requests may name.
     community
         Known users, for explanations.
+    threads
+        For a VAE's lists; None: as many as there are cores.
 
     Raises
     ------
@@ -49,11 +49,12 @@ class Fleet:
         experiments: tuple[Experiment, ...] = (),
         filters: Mapping[str, ItemFilter] | None = None,
         community: Interactions | None = None,
+        threads: int | None = None,
     ) -> None:
         self.experiments = {one.name: one for one in Roster(experiments).experiments}
         self.filters = dict(filters or {})
         self._folders, self._community = dict(folders), community
-        self._threads = torch.get_num_threads()  # also for reloads, when PyTorch may be left one
+        self._threads = threads
         self._arms = {
             (one.name, arm): self._model_of(one, arm)
             for one in experiments

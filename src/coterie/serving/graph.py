@@ -1,18 +1,16 @@
 """A VAE's layers between its two item tables, as nodes of an ONNX graph."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from torch import Tensor, nn
 
-from coterie.models.decoders import MlpDecoder
-from coterie.models.encoders import DenselyConnectedEncoder, MlpEncoder
-from coterie.models.hierarchical import HierarchicalEncoder
-from coterie.models.layers import GatedLinear
-from coterie.models.vae import VAE
+from coterie.models.config import RECVAE_EPS, ModelConfig
 
-Operand = str | int | float | np.ndarray | Tensor
+Operand = str | int | float | np.ndarray
+Weights = Mapping[str, np.ndarray]
+"""A model's tensors, by their names in its ``state_dict``."""
 
 
 class Graph:
@@ -40,24 +38,11 @@ class Graph:
         self.nodes.append(helper.make_node("TopK", [value, k], outputs, **attributes))
         return outputs[0], outputs[1]
 
-    def linear(self, layer: nn.Module, value: str) -> str:
-        """``[B, n_in]`` to ``[B, n_out]``."""
-        assert isinstance(layer, nn.Linear)
-        return self.add("Gemm", value, layer.weight, layer.bias, transB=1)
-
-    def gated(self, layer: nn.Module, value: str) -> str:
-        """As the layer."""
-        assert isinstance(layer, GatedLinear)
-        gate = self.add("Sigmoid", self.linear(layer.gate, value))
-        return self.add("Mul", self.linear(layer.value, value), gate)
-
     def columns(self, value: str, start: int, stop: int) -> str:
         """``[B, stop − start]``."""
         return self.add("Slice", value, *(np.array([one]) for one in (start, stop, 1)))
 
     def _constant(self, value: Operand) -> str:
-        if isinstance(value, Tensor):
-            value = value.detach().cpu().numpy()
         array = np.asarray(value)
         if array.dtype == np.float64:
             array = array.astype(np.float32)
@@ -66,59 +51,84 @@ class Graph:
         return name
 
 
-def add_hidden(graph: Graph, vae: VAE, sums: str) -> str:
-    """The decoder's last hidden layer ``[B, H]``, from what ``vae.encoder.sums`` gives."""
-    return _decoded(graph, vae.decoder, _mean(graph, vae, sums))
+class Layers:
+    """What lies between the sums of the encoder's first layer and the decoder's output layer.
 
+    Parameters
+    ----------
+    config
+        The architecture.
+    weights
+        The model's.
+    """
 
-def _mean(graph: Graph, vae: VAE, sums: str) -> str:
-    encoder, latent_dim = vae.encoder, vae.config.latent_dim
-    if isinstance(encoder, HierarchicalEncoder):
-        return _hierarchical_mean(graph, encoder, sums)
-    hidden = graph.add("Add", sums, encoder.bias)
-    if isinstance(encoder, DenselyConnectedEncoder):
-        head = _densely_connected(graph, encoder, hidden)
-    else:
-        assert isinstance(encoder, MlpEncoder)
-        head = hidden
-        for layer in encoder.layers:
-            head = graph.linear(layer, graph.add("Tanh", head))
-    return graph.columns(head, 0, latent_dim) if encoder.variational else graph.add("Tanh", head)
+    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+        self._config, self._weights = config, weights
 
+    def add(self, graph: Graph, sums: str) -> str:
+        """The decoder's last hidden layer ``[B, H]``, from what ``encoder.sums`` gives."""
+        value = self._mean(graph, sums)
+        for place in range(len(self._config.decoder_widths)):
+            layer = f"decoder.layers.{place}"
+            if self._config.hierarchical:
+                value = self._gated(graph, layer, value)
+            else:
+                value = graph.add("Tanh", self._linear(graph, layer, value))
+        return value
 
-def _densely_connected(graph: Graph, encoder: DenselyConnectedEncoder, value: str) -> str:
-    first, *rest = encoder.norms
-    hidden = before = _norm(graph, first, _silu(graph, value))
-    for layer, norm in zip(encoder.layers, rest, strict=True):
-        value = graph.add("Add", graph.linear(layer, hidden), before)
-        hidden = _norm(graph, norm, _silu(graph, value))
-        before = graph.add("Add", before, hidden)
-    return graph.linear(encoder.head, hidden)
-
-
-def _hierarchical_mean(graph: Graph, encoder: HierarchicalEncoder, sums: str) -> str:
-    value = graph.add("Add", sums, encoder.bias)
-    upper, width = encoder.upper_width, len(encoder.bias)
-    hidden = _glu(graph, value, 0, upper)
-    for layer in encoder.layers:
-        hidden = graph.gated(layer, hidden)
-    half = encoder.head.linear.out_features // 2
-    z2 = graph.columns(graph.linear(encoder.head.linear, hidden), 0, half)
-    parts = _glu(graph, value, upper, width), graph.gated(encoder.code_layer, z2)
-    hidden = graph.add("Concat", *parts, axis=1)
-    for layer in encoder.joint_layers:
-        hidden = graph.gated(layer, hidden)
-    z1 = graph.columns(graph.linear(encoder.joint_head.linear, hidden), 0, half)
-    return graph.add("Concat", z1, z2, axis=1)
-
-
-def _decoded(graph: Graph, decoder: MlpDecoder, value: str) -> str:
-    for layer in decoder.layers:
-        if isinstance(layer, GatedLinear):
-            value = graph.gated(layer, value)
+    def _mean(self, graph: Graph, sums: str) -> str:
+        config = self._config
+        value = graph.add("Add", sums, self._weights["encoder.bias"])
+        if config.encoder == "gated":
+            return self._hierarchical_mean(graph, value)
+        if config.encoder == "densely-connected":
+            head = self._densely_connected(graph, value)
         else:
-            value = graph.add("Tanh", graph.linear(layer, value))
-    return value
+            head = value
+            for place in range(len(config.hidden_dims)):
+                hidden = graph.add("Tanh", head)
+                head = self._linear(graph, f"encoder.layers.{place}", hidden)
+        if config.variational:
+            return graph.columns(head, 0, config.latent_dim)
+        return graph.add("Tanh", head)
+
+    def _densely_connected(self, graph: Graph, value: str) -> str:
+        hidden = before = self._norm(graph, "encoder.norms.0", _silu(graph, value))
+        for place in range(len(self._config.hidden_dims) - 1):
+            layer = self._linear(graph, f"encoder.layers.{place}", hidden)
+            value = _silu(graph, graph.add("Add", layer, before))
+            hidden = self._norm(graph, f"encoder.norms.{place + 1}", value)
+            before = graph.add("Add", before, hidden)
+        return self._linear(graph, "encoder.head", hidden)
+
+    def _hierarchical_mean(self, graph: Graph, value: str) -> str:
+        n_layers, width = len(self._config.hidden_dims) - 1, len(self._weights["encoder.bias"])
+        half, upper = self._config.latent_dim // 2, width // 2
+        hidden = _glu(graph, value, 0, upper)
+        for place in range(n_layers):
+            hidden = self._gated(graph, f"encoder.layers.{place}", hidden)
+        z2 = graph.columns(self._linear(graph, "encoder.head.linear", hidden), 0, half)
+        parts = _glu(graph, value, upper, width), self._gated(graph, "encoder.code_layer", z2)
+        hidden = graph.add("Concat", *parts, axis=1)
+        for place in range(n_layers):
+            hidden = self._gated(graph, f"encoder.joint_layers.{place}", hidden)
+        z1 = graph.columns(self._linear(graph, "encoder.joint_head.linear", hidden), 0, half)
+        return graph.add("Concat", z1, z2, axis=1)
+
+    def _linear(self, graph: Graph, layer: str, value: str) -> str:
+        weight, bias = self._both(layer)
+        return graph.add("Gemm", value, weight, bias, transB=1)
+
+    def _gated(self, graph: Graph, layer: str, value: str) -> str:
+        gate = graph.add("Sigmoid", self._linear(graph, f"{layer}.gate", value))
+        return graph.add("Mul", self._linear(graph, f"{layer}.value", value), gate)
+
+    def _norm(self, graph: Graph, layer: str, value: str) -> str:
+        scale, bias = self._both(layer)
+        return graph.add("LayerNormalization", value, scale, bias, axis=-1, epsilon=RECVAE_EPS)
+
+    def _both(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        return self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]
 
 
 def _silu(graph: Graph, value: str) -> str:
@@ -129,8 +139,3 @@ def _glu(graph: Graph, value: str, start: int, stop: int) -> str:
     middle = (start + stop) // 2
     gate = graph.add("Sigmoid", graph.columns(value, middle, stop))
     return graph.add("Mul", graph.columns(value, start, middle), gate)
-
-
-def _norm(graph: Graph, norm: nn.Module, value: str) -> str:
-    assert isinstance(norm, nn.LayerNorm)
-    return graph.add("LayerNormalization", value, norm.weight, norm.bias, axis=-1, epsilon=norm.eps)

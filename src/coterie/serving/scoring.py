@@ -1,17 +1,17 @@
 """Many requests answered by one pass through the model: score, exclude, rank."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from coterie.data.batches import UserBatch
-from coterie.ranking import NO_ITEM, top_k
-from coterie.request import rows_at_once
+from coterie.data.ids import NO_ITEM
+from coterie.memory import rows_at_once
+from coterie.serving.output_layer import OutputLayer
 from coterie.serving.served import ServedModel
+
+Lists = tuple[np.ndarray, np.ndarray]
+"""Items and scores of B requests, ``[B, K]``; a row is filled up with −1 and −inf."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,88 +66,68 @@ def answer(asks: Sequence[Ask]) -> list[Best]:
 
     A batch takes as long as its longest list wants for all.
     """
-    kinds: dict[tuple[int, bool], list[int]] = {}
+    kinds: dict[tuple[int, int], list[int]] = {}
     for place, ask in enumerate(asks):
-        kinds.setdefault((id(ask.model), _by_shortlist(ask)), []).append(place)
+        kinds.setdefault((id(ask.model), id(_way(ask))), []).append(place)
     found: list[Best | None] = [None] * len(asks)
-    for (_, short), places in kinds.items():
-        size = rows_at_once(len(asks[places[0]].model.ids), None)
+    for places in kinds.values():
+        first = asks[places[0]]
+        size = rows_at_once(len(first.model.ids))
         for start in range(0, len(places), size):
             part = places[start : start + size]
-            chosen = _chosen([asks[at] for at in part], short=short)
+            chosen = _chosen([asks[at] for at in part], _way(first))
             for place, best in zip(part, chosen, strict=True):
                 found[place] = best
     return [best for best in found if best is not None]
 
 
-def _by_shortlist(ask: Ask) -> bool:
-    shortlist = ask.model.shortlist
-    return shortlist is not None and len(ask.history) > 0 and shortlist.pays(ask.k)
+def _way(ask: Ask) -> Callable[[list[Ask], np.ndarray], Lists] | OutputLayer:
+    """What finds the list."""
+    if not len(ask.history):
+        return _by_popularity
+    lists = ask.model.lists
+    return _by_pytorch if lists is None else lists.layer(ask.k)
 
 
-@torch.inference_mode()
-def _chosen(asks: list[Ask], *, short: bool) -> list[Best]:
-    """Lists of one model, all by its shortlist or none."""
+def _chosen(
+    asks: list[Ask], way: Callable[[list[Ask], np.ndarray], Lists] | OutputLayer
+) -> list[Best]:
+    """Lists of one model, all found in one way."""
     model = asks[0].model
     k = np.array([min(ask.k, max(len(model.ids), 1)) for ask in asks])
-    if short:
-        assert model.shortlist is not None
-        sums, scale = _sums(model.recommender.vae.encoder.table, asks)
-        excluded, closed = _excluded(asks), _closed(asks)
-        index, values = model.shortlist.best(sums, k, excluded, scale=scale, closed=closed)
+    if isinstance(way, OutputLayer):
+        assert model.lists is not None
+        sums, scale = model.lists.sums([ask.history for ask in asks])
+        index, values = way.best(sums, k, _excluded(asks), scale=scale, closed=_closed(asks))
     else:
-        best = top_k(_eligible_(_scores(model, asks), asks), int(k.max()))
-        index, values = best.indices.cpu().numpy(), best.scores.cpu().numpy()
+        index, values = way(asks, k)
     ends = np.minimum((index != NO_ITEM).sum(axis=1), k).tolist()
-    rows = zip(index.tolist(), values.tolist(), ends, asks, strict=True)
-    return [
-        Best(items[:end], scores[:end], len(ask.history) == 0) for items, scores, end, ask in rows
-    ]
+    rows = zip(index.tolist(), values.tolist(), ends, strict=True)
+    fallback = way is _by_popularity
+    return [Best(items[:end], scores[:end], fallback) for items, scores, end in rows]
 
 
-def _sums(table: Tensor, asks: list[Ask]) -> tuple[np.ndarray, np.ndarray]:
-    """Of the table's rows over each history, ``[B, D]``; and their scale, ``1 / √length``.
-
-    One call of PyTorch, as each waits for the interpreter when it ends.
-    """
-    lengths = np.array([len(ask.history) for ask in asks])
-    starts = np.cumsum(lengths) - lengths
-    items = torch.from_numpy(np.concatenate([ask.history for ask in asks]))
-    sums = F.embedding_bag(items, table, torch.from_numpy(starts), mode="sum")
-    return sums.numpy(), 1 / np.sqrt(lengths, dtype=np.float32)
-
-
-def _scores(model: ServedModel, asks: list[Ask]) -> Tensor:
-    """float32 ``[B, I]``; popularity where there is no history."""
-    scores: Tensor = model.recommender.model(_batch(model, asks))
-    empty = torch.tensor([len(ask.history) == 0 for ask in asks])
-    if empty.any():
-        popularity = torch.from_numpy(model.recommender.item_counts).to(scores)
-        scores[empty.to(scores.device)] = popularity
-    return scores
-
-
-def _batch(model: ServedModel, asks: list[Ask]) -> UserBatch:
-    lengths = np.array([len(ask.history) for ask in asks])
-    indptr = np.zeros(len(asks) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=indptr[1:])
-    batch = UserBatch(
-        torch.from_numpy(indptr),
-        torch.from_numpy(np.concatenate([ask.history for ask in asks])),
-        torch.from_numpy(1 / np.sqrt(np.maximum(lengths, 1), dtype=np.float32)),
-        len(model.ids),
-    )
-    return batch.to(model.recommender.device)
-
-
-def _eligible_(scores: Tensor, asks: list[Ask]) -> Tensor:
-    """Set what each request must not get to −inf, in place."""
-    closed = _closed(asks)
+def _by_popularity(asks: list[Ask], k: np.ndarray) -> Lists:
+    model = asks[0].model
+    eligible = np.ones((len(asks), len(model.ids)), dtype=bool)
+    closed, (rows, columns) = _closed(asks), _excluded(asks).T
     if closed is not None:
-        scores.masked_fill_(torch.from_numpy(closed).to(scores.device), -torch.inf)
-    rows, columns = torch.from_numpy(_excluded(asks)).to(scores.device).T
-    scores[rows, columns] = -torch.inf
-    return scores
+        eligible &= ~closed
+    eligible[rows, columns] = False
+    index = np.full((len(asks), int(k.max())), NO_ITEM)
+    values = np.full(index.shape, -np.inf, dtype=np.float32)
+    for row, open_ in enumerate(eligible[:, model.by_popularity]):
+        first = model.by_popularity[np.flatnonzero(open_)[: k[row]]]
+        index[row, : len(first)], values[row, : len(first)] = first, model.item_counts[first]
+    return index, values
+
+
+def _by_pytorch(asks: list[Ask], k: np.ndarray) -> Lists:
+    from coterie.serving.by_pytorch import best
+
+    recommender = asks[0].model.require_recommender()
+    histories = [ask.history for ask in asks]
+    return best(recommender, histories, int(k.max()), _excluded(asks), _closed(asks))
 
 
 def _excluded(asks: list[Ask]) -> np.ndarray:

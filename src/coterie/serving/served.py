@@ -7,22 +7,101 @@ slow way through the id map, which knows every spelling.
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
-from coterie.artifact import version_of
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
+from coterie.devices import may_have_accelerator, n_cores
 from coterie.errors import ArtifactError
 from coterie.histories import over
-from coterie.recommender import Recommender
+from coterie.models.config import ModelConfig
+from coterie.recommendations import with_titles
+from coterie.serving.graph import Weights
 from coterie.serving.settings import ItemFilter
-from coterie.serving.shortlist import Shortlist
+from coterie.serving.similar_items import SimilarItems
+from coterie.serving.vae_lists import VaeLists
+from coterie.stored import COUNTS, WEIGHTS, StoredModel, read_stored, version_of
+
+if TYPE_CHECKING:
+    from coterie.recommender import Recommender
 
 ExternalItem = int | str
 SPARSE = 8  # numbers per item in the range of ids, up to which a table is kept
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a served model is made of.
+
+    Parameters
+    ----------
+    item_ids, item_counts, items
+        As of :class:`coterie.Recommender`.
+    is_vae
+        Whether it is a VAE.
+    config, weights, anchors
+        A VAE's on a CPU: its settings, its tensors, and its anchors if kept; else nothing.
+    recommender
+        The model as PyTorch holds it, where that was loaded.
+    """
+
+    item_ids: IdMap
+    item_counts: np.ndarray
+    items: pl.DataFrame | None
+    is_vae: bool
+    config: ModelConfig | None
+    weights: Weights
+    anchors: np.ndarray | None
+    recommender: "Recommender | None"
+
+    @classmethod
+    def of(cls, recommender: "Recommender") -> "Parts":
+        """Those of a recommender, whose memory they share."""
+        model, anchors = recommender.model, recommender.anchors
+        config = model.config if isinstance(model.config, ModelConfig) else None
+        by_numpy = config is not None and model.device.type == "cpu"
+        return cls(
+            recommender.item_ids,
+            recommender.item_counts,
+            recommender.items,
+            config is not None,
+            config if by_numpy else None,
+            {name: one.numpy() for name, one in model.state_dict().items()} if by_numpy else {},
+            anchors.numpy() if by_numpy and anchors is not None else None,
+            recommender,
+        )
+
+    @classmethod
+    def of_stored(cls, stored: StoredModel) -> "Parts":
+        """Those of a VAE, without PyTorch.
+
+        Raises
+        ------
+        ArtifactError
+            Settings and tensors do not fit together.
+        """
+        config, tensors = stored.vae_config(), stored.read_tensors()
+        for name in ("model.encoder.table", "model.decoder.table", "model.decoder.bias", COUNTS):
+            if stored.specs.get(name, {}).get("shape", [None])[0] != stored.n_items:
+                raise ArtifactError(
+                    f"{stored.path / WEIGHTS}: the tensor {name!r} should have {stored.n_items} "
+                    f"rows, one per item, got {stored.specs.get(name, 'none')}."
+                )
+        return cls(
+            stored.item_ids,
+            tensors.item_counts,
+            stored.items,
+            True,
+            config,
+            tensors.model,
+            tensors.anchors,
+            None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,30 +114,42 @@ class ServedModel:
         The arm's name.
     version
         The beginning of the SHA-256 of its manifest, which names the hash of every file.
-    recommender
-        The model.
+    item_ids, item_counts
+        External ids of the items, and their training users, int64 ``[I]``.
+    index, ids, titles
+        The same ids, and the titles that are known, for quick lookups.
     barred
         By filter: the items that it excludes, bool ``[I]``.
+    is_vae
+        Whether it has a latent space.
+    lists
+        How it finds lists without PyTorch; None: not.
+    similar
+        How it finds similar items without PyTorch; None: not.
+    recommender
+        The model as PyTorch holds it; None where nobody needs that.
     community
         The known users over this model's items, for explanations.
-    shortlist
-        How its lists are found faster; None where that does not pay.
     """
 
     name: str
     version: str
-    recommender: Recommender
+    item_ids: IdMap
+    item_counts: np.ndarray
     index: "ItemIndex"
     ids: list[ExternalItem]
     titles: list[str | None]
     barred: Mapping[str, np.ndarray]
+    is_vae: bool
+    lists: VaeLists | None
+    similar: SimilarItems | None
+    recommender: "Recommender | None"
     community: Interactions | None
-    shortlist: Shortlist | None
 
     @classmethod
     def of(
         cls,
-        recommender: Recommender,
+        parts: Parts,
         *,
         name: str,
         version: str,
@@ -66,21 +157,62 @@ class ServedModel:
         community: Interactions | None,
         threads: int | None = None,
     ) -> "ServedModel":
-        """A recommender with its lookups; ``threads`` are the shortlist's, None: PyTorch's."""
-        item_ids, catalogue = recommender.item_ids, recommender.catalogue
+        """A model with its lookups.
+
+        Parameters
+        ----------
+        parts
+            The model.
+        name, version
+            Of the model.
+        filters
+            Item filters that requests may name.
+        community
+            Known users, for explanations.
+        threads
+            For a VAE's lists; None: as many as there are cores.
+
+        Raises
+        ------
+        ArtifactError
+            Settings and tensors do not fit together.
+        """
+        item_ids = parts.item_ids
         ids = item_ids.ids.to_list()
+        catalogue = with_titles(item_ids, parts.items)
         titled = "title" in catalogue.columns
+        lists = similar = None
+        if parts.config is not None:
+            lists = VaeLists.of(parts.config, parts.weights, threads or n_cores())
+            if parts.anchors is None:
+                similar = SimilarItems(parts.weights["decoder.table"], "decoder")
+            else:
+                similar = SimilarItems(parts.anchors, "anchors")
         return cls(
             name,
             version,
-            recommender,
+            item_ids,
+            parts.item_counts,
             ItemIndex(ids),
             ids,
             catalogue["title"].to_list() if titled else [None] * len(ids),
             {filter_: _barred(rules, item_ids) for filter_, rules in filters.items()},
+            parts.is_vae,
+            lists,
+            similar,
+            parts.recommender,
             None if community is None else over(community, item_ids),
-            Shortlist.of(recommender.model, threads),
         )
+
+    @cached_property
+    def by_popularity(self) -> np.ndarray:
+        """The items, the most popular first, int64 ``[I]``."""
+        return np.argsort(-self.item_counts, kind="stable")
+
+    def require_recommender(self) -> "Recommender":
+        """The model as PyTorch holds it, which :func:`load` keeps where it can be asked for."""
+        assert self.recommender is not None
+        return self.recommender
 
     def find(self, ids: Iterable[ExternalItem]) -> tuple[np.ndarray, list[ExternalItem]]:
         """Indices of the known items, distinct, int64; and the distinct unknown ids."""
@@ -91,7 +223,7 @@ class ServedModel:
         unusual = list(
             dict.fromkeys(item for item, place in zip(asked, places, strict=True) if place is None)
         )
-        slow = self.recommender.item_ids.to_index([str(item) for item in unusual]).tolist()
+        slow = self.item_ids.to_index([str(item) for item in unusual]).tolist()
         unknown = [item for item, place in zip(unusual, slow, strict=True) if place < 0]
         known = [place for place in (*places, *slow) if place is not None and place >= 0]
         found = dict.fromkeys(known)
@@ -106,7 +238,10 @@ def load(
     community: Interactions | None,
     threads: int | None = None,
 ) -> ServedModel:
-    """Read the model's folder as it is now.
+    """Read the model's folder as it is now; parameters as of :meth:`ServedModel.of`.
+
+    PyTorch, whose import takes seconds, is left out where it is not needed: for a VAE on a machine
+    without an accelerator, in a server that need not explain because it knows no community.
 
     Raises
     ------
@@ -115,16 +250,17 @@ def load(
     """
     _refuse_foreign_files(folder)
     version = version_of(folder)
-    recommender = Recommender.load(folder)
+    stored = read_stored(folder)
+    if stored.is_vae and community is None and not may_have_accelerator():
+        parts = Parts.of_stored(stored)
+    else:
+        from coterie.recommender import Recommender
+
+        parts = Parts.of(Recommender.load(folder, verify=False))  # it was, just now
     if version is None or version_of(folder) != version:
         raise ArtifactError(f"{folder} was replaced while it was read; try again.")
     return ServedModel.of(
-        recommender,
-        name=name,
-        version=version,
-        filters=filters,
-        community=community,
-        threads=threads,
+        parts, name=name, version=version, filters=filters, community=community, threads=threads
     )
 
 

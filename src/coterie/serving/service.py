@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from coterie.data.ids import NO_ITEM
 from coterie.errors import ConfigError, DataError
 from coterie.experiment.events import Event
 from coterie.experiment.settings import Experiment
-from coterie.ranking import NO_ITEM
 from coterie.serving.explaining import Why, explain_each
 from coterie.serving.exploring import NO_COMMUNITY, Exploring, NotFound
 from coterie.serving.fleet import DEFAULT, Fleet
@@ -363,14 +363,20 @@ def _similar_each(asked: Sequence[_Similar]) -> list[dict[str, Any] | Exception]
 
 def _similar(asked: _Similar) -> dict[str, Any]:
     model = asked.model
-    found = model.recommender.similar_items([model.ids[asked.index]], k=asked.k)
-    index = found.item_index[0]
-    there = index != NO_ITEM
+    source: str
+    if model.similar is not None:
+        source = model.similar.source
+        index, scores = model.similar.of(asked.index, asked.k)
+    else:
+        recommender = model.require_recommender()
+        found = recommender.similar_items([model.ids[asked.index]], k=asked.k)
+        there = found.item_index[0] != NO_ITEM
+        source, index, scores = found.source, found.item_index[0][there], found.scores[0][there]
     return {
         "item": model.ids[asked.index],
         "title": model.titles[asked.index],
-        "source": found.source,
-        "items": _items(model, index[there].tolist(), found.scores[0][there].tolist()),
+        "source": source,
+        "items": _items(model, index.tolist(), scores.tolist()),
         "model": model.name,
         "version": model.version,
     }

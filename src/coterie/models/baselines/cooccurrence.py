@@ -5,9 +5,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from coterie.data.ids import NO_ITEM
 from coterie.data.interactions import Interactions
 from coterie.errors import DataError
-from coterie.ranking import NO_ITEM, top_k
+from coterie.ranking import top_k
 
 ENTRIES_AT_ONCE = 1 << 24  # of float32: 64 MiB
 

@@ -1,0 +1,76 @@
+"""A VAE's lists on a CPU: which pass over the items answers, and what it begins with."""
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import scipy.sparse as sp
+
+from coterie.models.config import ModelConfig
+from coterie.serving import shortlist
+from coterie.serving.graph import Layers, Weights
+from coterie.serving.output_layer import OutputLayer
+from coterie.serving.shortlist import Shortlist
+
+MOST_BYTES = (1 << 31) - (1 << 24)  # an ONNX model in memory has 2 GiB at most
+TABLES = ("encoder.table", "decoder.table", "decoder.bias")  # no constants of the graph
+
+
+class VaeLists:
+    """The encoder's table, and the rest in one pass or in two.
+
+    Parameters
+    ----------
+    encoder_table
+        float32 ``[I, D]``.
+    whole
+        One pass in float32.
+    short
+        Two passes, for lists for which they pay; None if for none.
+    """
+
+    def __init__(
+        self, encoder_table: np.ndarray, whole: OutputLayer, short: Shortlist | None
+    ) -> None:
+        self._encoder_table, self._whole, self.short = encoder_table, whole, short
+
+    @classmethod
+    def of(cls, config: ModelConfig, weights: Weights, threads: int) -> Self | None:
+        """Those of a model on a CPU; None if its layers between the tables are too large."""
+        table, bias = weights["decoder.table"], weights["decoder.bias"]
+        used = [name for name in weights if name.startswith(("encoder.", "decoder."))]
+        constants = sum(weights[name].nbytes for name in used if name not in TABLES)
+        if constants > MOST_BYTES:
+            return None
+        layers = Layers(config, weights)
+        fits = constants + table.size + 4 * len(bias) <= MOST_BYTES
+        bounded = np.isfinite(table).all() and np.isfinite(bias).all()  # the error of int8
+        short = None
+        if fits and bounded and shortlist.pays(table, 1):
+            short = Shortlist(table, bias, threads, layers=layers)
+        whole = OutputLayer(table, bias, threads, layers=layers)
+        return cls(weights["encoder.table"], whole, short)
+
+    def layer(self, k: int) -> OutputLayer:
+        """What finds lists of k items the fastest."""
+        return self._whole if self.short is None or not self.short.pays(k) else self.short
+
+    def sums(self, histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Of the encoder table's rows over each history; and their scale, ``1 / √length``.
+
+        Parameters
+        ----------
+        histories
+            Distinct items of each user, int64, at least one.
+
+        Returns
+        -------
+        sums, scale
+            float32 ``[B, D]`` and ``[B]``.
+        """
+        lengths = np.array([len(history) for history in histories])
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        items = np.concatenate(histories)
+        ones = np.ones(len(items), dtype=np.float32)
+        users = sp.csr_array((ones, items, indptr), shape=(len(lengths), len(self._encoder_table)))
+        return users @ self._encoder_table, 1 / np.sqrt(lengths, dtype=np.float32)
