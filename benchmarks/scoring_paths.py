@@ -6,8 +6,8 @@
 Speed is measured on models trained briefly on invented data of 20 000 items with histories of
 about 60, the ways in turns, and is the median of the rounds. It counts the encoder and leaving the
 history out, which are the same for all. Overlap with float32 is measured on MovieLens-1M, if given.
-`fp32` is what `Recommender.recommend` does, `shortlist` what the server does. Ways whose library is
-missing or which this processor emulates are marked.
+`fp32` is what `Recommender.recommend` does; the server does `shortlist` where that pays, else `one
+pass`. Ways whose library is missing or which this processor emulates are marked.
 
 Large catalogues have drawn tables, in groups as real ones are; an index (faiss, if installed) is
 searched as deeply as an overlap of 0.99 needs.
@@ -43,7 +43,9 @@ from coterie.data.synthetic import SyntheticConfig, synthetic
 from coterie.devices import has_bf16_units
 from coterie.models.vae import VAE
 from coterie.ranking import exclude_, top_k
+from coterie.serving.output_layer import OutputLayer
 from coterie.serving.shortlist import Shortlist
+from coterie.serving.vae_lists import VaeLists
 from coterie.training.config import Experiment
 
 K = 20
@@ -114,21 +116,24 @@ def speed(vae: VAE, data: Interactions, args: argparse.Namespace) -> dict[str, d
 def runs(vae: VAE, batch: UserBatch, threads: int) -> dict[str, Callable[[], Tensor]]:
     """By name: from histories to lists of items."""
     found = {way: whole(vae, batch, best) for way, best in ways(vae, threads).items()}
-    return {**found, "shortlist": by_shortlist(vae, batch, threads)}
+    weights = {name: tensor.numpy() for name, tensor in vae.state_dict().items()}
+    lists = VaeLists.of(vae.config, weights, vae.n_items, threads)
+    assert lists is not None
+    if lists.short is not None:
+        found["shortlist"] = by_server(lists, lists.short, batch)
+    return {**found, "one pass": by_server(lists, lists.layer(vae.n_items), batch)}
 
 
-def by_shortlist(vae: VAE, batch: UserBatch, threads: int) -> Callable[[], Tensor]:
-    """As the server does."""
-    shortlist = Shortlist(vae.decoder.table, vae.decoder.bias, threads, vae=vae)
-    starts, items = batch.indptr[:-1], batch.indices.long()
-    rows = torch.arange(len(starts)).repeat_interleave(batch.indptr.diff())
-    excluded = torch.stack([rows, items], 1).numpy()
-    lengths = np.full(len(starts), K)
+def by_server(lists: VaeLists, layer: OutputLayer, batch: UserBatch) -> Callable[[], Tensor]:
+    """As the server does, in one or two passes over the items."""
+    histories = np.split(batch.indices.long().numpy(), batch.indptr[1:-1].numpy())
+    rows = np.repeat(np.arange(batch.n_users), batch.lengths.numpy())
+    excluded = np.stack([rows, np.concatenate(histories)], 1)
+    lengths = np.full(batch.n_users, K)
 
     def run() -> Tensor:
-        sums = F.embedding_bag(items, vae.encoder.table, starts, mode="sum").numpy()
-        best, _ = shortlist.best(sums, lengths, excluded, scale=batch.scale.numpy())
-        return torch.from_numpy(best)
+        sums, scale = lists.sums(histories)
+        return torch.from_numpy(layer.best(sums, lengths, excluded, scale=scale)[0])
 
     return run
 
@@ -264,7 +269,7 @@ def large(n_items: int, args: argparse.Namespace) -> dict[str, Any]:
     bias = torch.randn(n_items, generator=draw)
     users = groups[torch.randint(200, (64, 3), generator=draw)].mean(1)
     users += 0.5 * torch.randn(64, 200, generator=draw)
-    shortlist = Shortlist(table, bias, args.threads)
+    shortlist = Shortlist(table.numpy(), bias.numpy(), args.threads)
     lengths, nothing = np.full(64, K), np.empty((0, 2), dtype=np.int64)
     run = {
         "fp32": lambda: top_k(F.linear(users, table, bias), K).indices,

@@ -132,7 +132,11 @@ class StoredModel:
                 tensors = {name: _aligned(opened.get_tensor(name)) for name in found}
         except (SafetensorError, OSError) as error:
             raise ArtifactError(f"{file} is not a readable safetensors file: {error}.") from error
-        counts, anchors = tensors.pop(COUNTS), tensors.pop(ANCHORS, None)
+        counts, anchors = tensors.pop(COUNTS, None), tensors.pop(ANCHORS, None)
+        if counts is None or counts.shape != (self.n_items,) or counts.dtype != np.int64:
+            raise ArtifactError(f"{file}: {COUNTS!r} should be I64 [{self.n_items}].")
+        if anchors is not None and anchors.shape[:1] != (self.n_items,):
+            raise ArtifactError(f"{file}: {ANCHORS!r} should have {self.n_items} rows.")
         model = {name.removeprefix(MODEL): tensor for name, tensor in tensors.items()}
         return StoredTensors(model, counts, anchors)
 

@@ -6,7 +6,9 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from coterie.cli.serve import limit_pytorch
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.errors import StorageError
@@ -213,3 +215,17 @@ def test_without_the_extra(coterie, workspace, monkeypatch):
     assert ended.code == 2
     assert "needs uvicorn" in ended.message()
     assert "pip install 'coterie[serve]'" in ended.message()
+
+
+@pytest.mark.parametrize(
+    ("lists", "asked", "expected"), [([1, 2], 3, 1), ([1, None], 3, 3), ([1, None], None, 7)]
+)
+def test_pytorch_has_the_threads_that_its_lists_want(lists, asked, expected, monkeypatch):
+    before = torch.get_num_threads()
+    fleet = SimpleNamespace(models={at: SimpleNamespace(lists=one) for at, one in enumerate(lists)})
+    try:
+        torch.set_num_threads(7)
+        limit_pytorch(fleet, asked)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

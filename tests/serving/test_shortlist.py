@@ -180,9 +180,9 @@ def test_there_is_none_without_a_bound(value, monkeypatch):
     for part in ("table", "bias"):
         model = small_model().model
         weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-        assert VaeLists.of(model.config, weights, 1).short is not None
+        assert VaeLists.of(model.config, weights, N_ITEMS, 1).short is not None
         weights[f"decoder.{part}"][3] = value
-        assert VaeLists.of(model.config, weights, 1).short is None
+        assert VaeLists.of(model.config, weights, N_ITEMS, 1).short is None
 
 
 def test_it_is_used_where_it_pays_and_nowhere_else(monkeypatch):

@@ -17,7 +17,7 @@ import polars as pl
 from coterie.data.ids import IdMap
 from coterie.data.interactions import Interactions
 from coterie.devices import may_have_accelerator, n_cores
-from coterie.errors import ArtifactError
+from coterie.errors import ArtifactError, DataError
 from coterie.histories import over
 from coterie.models.config import ModelConfig
 from coterie.recommendations import with_titles
@@ -25,7 +25,7 @@ from coterie.serving.graph import Weights
 from coterie.serving.settings import ItemFilter
 from coterie.serving.similar_items import SimilarItems
 from coterie.serving.vae_lists import VaeLists
-from coterie.stored import COUNTS, WEIGHTS, StoredModel, read_stored, version_of
+from coterie.stored import WEIGHTS, StoredModel, read_stored, version_of
 
 if TYPE_CHECKING:
     from coterie.recommender import Recommender
@@ -83,15 +83,9 @@ class Parts:
         Raises
         ------
         ArtifactError
-            Settings and tensors do not fit together.
+            Settings or tensors are not what they should be.
         """
         config, tensors = stored.vae_config(), stored.read_tensors()
-        for name in ("model.encoder.table", "model.decoder.table", "model.decoder.bias", COUNTS):
-            if stored.specs.get(name, {}).get("shape", [None])[0] != stored.n_items:
-                raise ArtifactError(
-                    f"{stored.path / WEIGHTS}: the tensor {name!r} should have {stored.n_items} "
-                    f"rows, one per item, got {stored.specs.get(name, 'none')}."
-                )
         return cls(
             stored.item_ids,
             tensors.item_counts,
@@ -174,7 +168,7 @@ class ServedModel:
 
         Raises
         ------
-        ArtifactError
+        DataError
             Settings and tensors do not fit together.
         """
         item_ids = parts.item_ids
@@ -183,7 +177,7 @@ class ServedModel:
         titled = "title" in catalogue.columns
         lists = similar = None
         if parts.config is not None:
-            lists = VaeLists.of(parts.config, parts.weights, threads or n_cores())
+            lists = VaeLists.of(parts.config, parts.weights, len(item_ids), threads or n_cores())
             if parts.anchors is None:
                 similar = SimilarItems(parts.weights["decoder.table"], "decoder")
             else:
@@ -259,9 +253,12 @@ def load(
         parts = Parts.of(Recommender.load(folder, verify=False))  # it was, just now
     if version is None or version_of(folder) != version:
         raise ArtifactError(f"{folder} was replaced while it was read; try again.")
-    return ServedModel.of(
-        parts, name=name, version=version, filters=filters, community=community, threads=threads
-    )
+    try:
+        return ServedModel.of(
+            parts, name=name, version=version, filters=filters, community=community, threads=threads
+        )
+    except DataError as error:
+        raise ArtifactError(f"{folder / WEIGHTS}: {error}") from error
 
 
 def _refuse_foreign_files(folder: Path) -> None:

@@ -35,21 +35,28 @@ class VaeLists:
         self._encoder_table, self._whole, self.short = encoder_table, whole, short
 
     @classmethod
-    def of(cls, config: ModelConfig, weights: Weights, threads: int) -> Self | None:
-        """Those of a model on a CPU; None if its layers between the tables are too large."""
-        table, bias = weights["decoder.table"], weights["decoder.bias"]
+    def of(cls, config: ModelConfig, weights: Weights, n_items: int, threads: int) -> Self | None:
+        """Those of a model on a CPU; None if its layers between the tables are too large.
+
+        Raises
+        ------
+        DataError
+            A tensor is missing, or of another shape or type than the settings say.
+        """
+        layers = Layers(config, weights)
+        encoder_table = layers.tensor("encoder.table", n_items, layers.width)
+        table = layers.tensor("decoder.table", n_items, layers.last_width)
+        bias = layers.tensor("decoder.bias", n_items)
         used = [name for name in weights if name.startswith(("encoder.", "decoder."))]
         constants = sum(weights[name].nbytes for name in used if name not in TABLES)
         if constants > MOST_BYTES:
             return None
-        layers = Layers(config, weights)
         fits = constants + table.size + 4 * len(bias) <= MOST_BYTES
         bounded = np.isfinite(table).all() and np.isfinite(bias).all()  # the error of int8
         short = None
         if fits and bounded and shortlist.pays(table, 1):
             short = Shortlist(table, bias, threads, layers=layers)
-        whole = OutputLayer(table, bias, threads, layers=layers)
-        return cls(weights["encoder.table"], whole, short)
+        return cls(encoder_table, OutputLayer(table, bias, threads, layers=layers), short)
 
     def layer(self, k: int) -> OutputLayer:
         """What finds lists of k items the fastest."""

@@ -1,0 +1,175 @@
+"""A model that is served without PyTorch gives what the library gives by it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from served_models import FIRST, N_ITEMS, save, small_community, small_model
+from test_scoring import ask, random_requests
+from test_shortlist import ARCHITECTURES
+
+from coterie.data.ids import NO_ITEM, IdMap
+from coterie.errors import ArtifactError, DivergenceError
+from coterie.files import MANIFEST, sha256
+from coterie.models.baselines.ease import EaseConfig
+from coterie.models.config import ModelConfig
+from coterie.models.vae import VAE
+from coterie.recommender import Recommender
+from coterie.serving import served, shortlist
+from coterie.serving.scoring import answer
+from coterie.serving.similar_items import SimilarItems
+from coterie.similarity import nearest
+
+WITHOUT_PYTORCH = """
+import sys
+from pathlib import Path
+
+import coterie.cli.serve, coterie.serving.process
+from coterie.serving.fleet import Fleet
+from coterie.serving.scoring import Ask, answer
+
+fleet = Fleet({"default": Path(sys.argv[1])})
+model = fleet["default"]
+known, _ = model.find([1003, 1005])
+(found,) = answer([Ask(model, known, 3, known)])
+assert len(found.index) == 3 and len(model.similar.of(5, 4)[0]) == 4
+if not (Path("/dev/nvidiactl").exists() or sys.platform != "linux"):
+    assert "torch" not in sys.modules, "imported after all"
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator(monkeypatch):
+    monkeypatch.setattr(served, "may_have_accelerator", lambda: False)
+
+
+def read(folder, community=None):
+    return served.load(folder, name="m", filters={}, community=community, threads=1)
+
+
+def made(architecture, *, anchors=False):
+    ids = IdMap(range(FIRST, FIRST + N_ITEMS))
+    vae = VAE(ModelConfig(**ARCHITECTURES[architecture]), N_ITEMS).initialized(1)
+    table = torch.randn(N_ITEMS, 8, generator=torch.Generator().manual_seed(2))
+    return Recommender(vae, ids, np.arange(N_ITEMS, 0, -1), anchors=table if anchors else None)
+
+
+def test_pytorch_is_not_imported(model):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PYTORCH, str(model)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_pytorch_holds_the_model_where_it_is_needed(model, tmp_path, monkeypatch):
+    assert read(model).recommender is None
+    assert read(model, small_community()).recommender is not None
+    baseline = Recommender.fit(EaseConfig(l2=1.0), small_community()).save(tmp_path / "ease")
+    assert read(baseline).lists is None
+    assert read(baseline).recommender is not None
+    monkeypatch.setattr(served, "may_have_accelerator", lambda: True)
+    assert read(model).recommender is not None
+
+
+@pytest.mark.parametrize("short", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_lists_are_the_librarys(architecture, short, tmp_path, monkeypatch):
+    if short:
+        monkeypatch.setattr(shortlist, "LEAST_WORK", 0)
+        monkeypatch.setattr(shortlist, "EXTRA", 1)  # so that few items leave some out
+    recommender = made(architecture)
+    ours = read(recommender.save(tmp_path / "model"))
+    assert ours.recommender is None
+    assert (ours.lists.short is not None) == short
+    requests = list(random_requests(np.random.default_rng(6), 80))
+    keys = ("k", "deny", "allow", "exclude_seen")
+    asks = [ask(ours, one["histories"][0], **{key: one[key] for key in keys}) for one in requests]
+    for one, best in zip(requests, answer(asks), strict=True):
+        expected = recommender.recommend(**one)
+        there = expected.item_index[0] != NO_ITEM
+        assert best.index == expected.item_index[0][there].tolist()
+        assert best.scores == pytest.approx(expected.scores[0][there].tolist(), rel=1e-4, abs=1e-5)
+        assert best.fallback == expected.fallback[0]
+
+
+@pytest.mark.parametrize("anchors", [False, True])
+@pytest.mark.parametrize("k", [1, 7, N_ITEMS, 200])
+def test_similar_items_are_the_librarys(anchors, k, tmp_path):
+    recommender = made("multi-vae", anchors=anchors)
+    ours = read(recommender.save(tmp_path / "model")).similar
+    expected = recommender.similar_items(list(range(FIRST, FIRST + N_ITEMS)), k=k)
+    assert ours.source == expected.source == ("anchors" if anchors else "decoder")
+    for item in range(N_ITEMS):
+        index, cosines = ours.of(item, k)
+        there = expected.item_index[item] != NO_ITEM
+        assert index.tolist() == expected.item_index[item][there].tolist()
+        np.testing.assert_allclose(cosines, expected.scores[item][there], atol=1e-6)
+
+
+def test_similar_items_with_equal_ones_and_vectors_of_zeros():
+    draw = torch.Generator().manual_seed(0)
+    table = torch.randint(-1, 2, (300, 3), generator=draw).float()
+    ours = SimilarItems(table.numpy(), "decoder")
+    for item in range(300):
+        expected = nearest(table, np.array([item]), 20)
+        np.testing.assert_allclose(ours.of(item, 20)[1], expected.scores[0], atol=1e-6)
+    zeros = SimilarItems(np.zeros((9, 2), dtype=np.float32), "decoder")
+    assert zeros.of(2, 4)[0].tolist() == [0, 1, 3, 4]
+    assert zeros.of(2, 4)[1].tolist() == [0.0] * 4
+    assert SimilarItems(np.ones((1, 2), dtype=np.float32), "decoder").of(0, 3)[0].tolist() == []
+    table[7, 1] = torch.nan
+    with pytest.raises(DivergenceError):
+        SimilarItems(table.numpy(), "decoder").of(3, 5)
+
+
+def edited(folder, name, change):
+    """What somebody does who changes a tensor knowingly: the manifest says so as well."""
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    change(tensors)
+    save_file(tensors, weights)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    if name in tensors:
+        manifest["tensors"][name]["shape"] = list(tensors[name].shape)
+    else:
+        del manifest["tensors"][name]
+    manifest["files"][weights.name] = {"bytes": weights.stat().st_size, "sha256": sha256(weights)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_tensor_that_does_not_fit_is_refused(architecture, tmp_path):
+    recommender = made(architecture)
+    names = [name for name in recommender.model.state_dict() if not name.startswith("prior.")]
+    for name in ["item_counts", *(f"model.{name}" for name in names)]:
+        for change in (
+            lambda tensors, name=name: tensors.pop(name),
+            lambda tensors, name=name: tensors.update({name: np.repeat(tensors[name], 2, axis=0)}),
+            lambda tensors, name=name: tensors.update({name: np.repeat(tensors[name], 2, axis=-1)}),
+        ):
+            folder = recommender.save(tmp_path / "model", overwrite=True)
+            edited(folder, name, change)
+            with pytest.raises(ArtifactError, match=r"model\.safetensors"):
+                read(folder)
+
+
+def test_settings_that_do_not_fit_are_refused(tmp_path):
+    folder = save(tmp_path / "model")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for change in ({"latent_dim": 5}, {"hidden_dims": [16, 16]}, {"latent_dim": 0}):
+        model = {**manifest["model"], **change}
+        (folder / MANIFEST).write_text(json.dumps({**manifest, "model": model}))
+        with pytest.raises(ArtifactError, match=r"model\.safetensors|'model' is not valid"):
+            read(folder)
+
+
+def test_titles_come_from_the_item_table(tmp_path):
+    recommender = small_model()
+    recommender.items = pl.DataFrame({"item_id": [FIRST + 2], "title": ["Two"]})
+    titles = read(recommender.save(tmp_path / "model")).titles
+    assert titles[:4] == [None, None, "Two", None]
