@@ -95,7 +95,7 @@ class Experiment(Config):
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
-    def _alignment_does_something(self) -> Self:
+    def _objective_suits_the_model(self) -> Self:
         objective = self.objective
         if objective.aligned and not objective.align_mean and not self.model.variational:
             raise ConfigError(
