@@ -118,7 +118,6 @@ def runs(vae: VAE, batch: UserBatch, threads: int) -> dict[str, Callable[[], Ten
     found = {way: whole(vae, batch, best) for way, best in ways(vae, threads).items()}
     weights = {name: tensor.numpy() for name, tensor in vae.state_dict().items()}
     lists = VaeLists.of(vae.config, weights, vae.n_items, threads)
-    assert lists is not None
     if lists.short is not None:
         found["shortlist"] = by_server(lists, lists.short, batch)
     return {**found, "one pass": by_server(lists, lists.layer(vae.n_items), batch)}

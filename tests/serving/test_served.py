@@ -20,7 +20,7 @@ from coterie.models.baselines.ease import EaseConfig
 from coterie.models.config import ModelConfig
 from coterie.models.vae import VAE
 from coterie.recommender import Recommender
-from coterie.serving import served, shortlist
+from coterie.serving import served, shortlist, vae_lists
 from coterie.serving.scoring import answer
 from coterie.serving.similar_items import SimilarItems
 from coterie.similarity import nearest
@@ -74,6 +74,15 @@ def test_pytorch_holds_the_model_where_it_is_needed(model, tmp_path, monkeypatch
     assert read(baseline).recommender is not None
     monkeypatch.setattr(served, "may_have_accelerator", lambda: True)
     assert read(model).recommender is not None
+
+
+def test_layers_too_large_for_a_graph_are_pytorchs(model, monkeypatch):
+    monkeypatch.setattr(vae_lists, "MOST_BYTES", 100)
+    ours = read(model)
+    assert ours.lists is None
+    (found,) = answer([ask(ours, [FIRST, FIRST + 3], 7)])
+    expected = ours.recommender.recommend([FIRST, FIRST + 3], k=7)
+    assert found.index == expected.item_index[0].tolist()
 
 
 @pytest.mark.parametrize("short", [False, True])

@@ -24,7 +24,7 @@ from coterie.recommendations import with_titles
 from coterie.serving.graph import Weights
 from coterie.serving.settings import ItemFilter
 from coterie.serving.similar_items import SimilarItems
-from coterie.serving.vae_lists import VaeLists
+from coterie.serving.vae_lists import VaeLists, fits
 from coterie.stored import WEIGHTS, StoredModel, read_stored, version_of
 
 if TYPE_CHECKING:
@@ -177,7 +177,9 @@ class ServedModel:
         titled = "title" in catalogue.columns
         lists = similar = None
         if parts.config is not None:
-            lists = VaeLists.of(parts.config, parts.weights, len(item_ids), threads or n_cores())
+            if fits(parts.weights):
+                n_items, threads = len(item_ids), threads or n_cores()
+                lists = VaeLists.of(parts.config, parts.weights, n_items, threads)
             if parts.anchors is None:
                 similar = SimilarItems(parts.weights["decoder.table"], "decoder")
             else:
@@ -244,10 +246,10 @@ def load(
     """
     _refuse_foreign_files(folder)
     version = version_of(folder)
-    stored = read_stored(folder)
+    stored, parts = read_stored(folder), None
     if stored.is_vae and community is None and not may_have_accelerator():
         parts = Parts.of_stored(stored)
-    else:
+    if parts is None or not fits(parts.weights):
         from coterie.recommender import Recommender
 
         parts = Parts.of(Recommender.load(folder, verify=False))  # it was, just now

@@ -16,6 +16,16 @@ MOST_BYTES = (1 << 31) - (1 << 24)  # an ONNX model in memory has 2 GiB at most
 TABLES = ("encoder.table", "decoder.table", "decoder.bias")  # no constants of the graph
 
 
+def fits(weights: Weights, more: int = 0) -> bool:
+    """Whether a VAE's layers between its tables, and ``more`` bytes, can be one graph."""
+    between = (
+        tensor.nbytes
+        for name, tensor in weights.items()
+        if name.startswith(("encoder.", "decoder.")) and name not in TABLES
+    )
+    return sum(between) + more <= MOST_BYTES
+
+
 class VaeLists:
     """The encoder's table, and the rest in one pass or in two.
 
@@ -35,8 +45,8 @@ class VaeLists:
         self._encoder_table, self._whole, self.short = encoder_table, whole, short
 
     @classmethod
-    def of(cls, config: ModelConfig, weights: Weights, n_items: int, threads: int) -> Self | None:
-        """Those of a model on a CPU; None if its layers between the tables are too large.
+    def of(cls, config: ModelConfig, weights: Weights, n_items: int, threads: int) -> Self:
+        """Those of a model on a CPU whose graph :func:`fits`.
 
         Raises
         ------
@@ -47,14 +57,9 @@ class VaeLists:
         encoder_table = layers.tensor("encoder.table", n_items, layers.width)
         table = layers.tensor("decoder.table", n_items, layers.last_width)
         bias = layers.tensor("decoder.bias", n_items)
-        used = [name for name in weights if name.startswith(("encoder.", "decoder."))]
-        constants = sum(weights[name].nbytes for name in used if name not in TABLES)
-        if constants > MOST_BYTES:
-            return None
-        fits = constants + table.size + 4 * len(bias) <= MOST_BYTES
         bounded = np.isfinite(table).all() and np.isfinite(bias).all()  # the error of int8
         short = None
-        if fits and bounded and shortlist.pays(table, 1):
+        if bounded and shortlist.pays(table, 1) and fits(weights, table.size + 4 * len(bias)):
             short = Shortlist(table, bias, threads, layers=layers)
         return cls(encoder_table, OutputLayer(table, bias, threads, layers=layers), short)
 
