@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=128, help="at saturation")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
     parser.add_argument("--requests", type=int, default=100_000, help="until memory is read again")
-    parser.add_argument("--threads", type=int, default=None, help="of PyTorch in the servers")
+    parser.add_argument("--threads", type=int, default=None, help="of the servers' products")
     parser.add_argument("--batch-size", type=int, default=64, help="requests scored at once")
     parser.add_argument("--rounds", type=int, default=3, help="each measures both servers in turn")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
@@ -153,14 +153,10 @@ def medians(rounds: Sequence[Any]) -> Any:
 
 def pure_rate(args: argparse.Namespace, model: Path) -> dict[str, float]:
     """Requests per second of the server's own batches, without queue and HTTP."""
-    import torch
-
     from coterie.serving.scoring import Ask, answer
     from coterie.serving.served import load as load_model
 
-    threads = args.threads or torch.get_num_threads()
-    torch.set_num_threads(1)  # as the server does
-    served = load_model(model, name="pure", filters={}, community=None, threads=threads)
+    served = load_model(model, name="pure", filters={}, community=None, threads=args.threads)
     asks = []
     for history in made_histories(args.items, args.median):
         known, _ = served.find(history)

@@ -23,9 +23,10 @@ FORMAT = "coterie-model"
 FORMAT_VERSION = 2  # 2: "sizes", which baselines need
 WEIGHTS, IDS, TABLE = "model.safetensors", "items.parquet", "item_table.parquet"
 MODEL, COUNTS, ANCHORS = "model.", "item_counts", "anchors"
+PRIOR = "model.prior."
 VERSION_LENGTH = 12  # of a model's hash, in hexadecimal digits
 NEEDED = ("n_items", "model", "sizes", "tensors", "metadata", "versions")
-TYPES = ("F32", "F16", "I32", "I64")  # others would not even be numbers for NumPy
+TYPES = ("F32", "I32", "I64")
 ALIGNMENT = 64  # PyTorch's own, on which the last bit of a sum depends
 
 Spec = dict[str, Any]
@@ -70,7 +71,7 @@ class StoredModel:
     items
         A table about the items, with a column ``item_id``, if there is one.
     specs
-        Type and shape of each tensor, by its name in the weights file.
+        Type and shape of each tensor, by its name in the weights file, as the manifest says.
     metadata
         Facts of training.
     """
@@ -113,7 +114,8 @@ class StoredModel:
         Parameters
         ----------
         expected
-            What it must hold; None: what the manifest says.
+            What it must hold; None: what the manifest says, and the prior's tensors, which no score
+            depends on, are not read.
 
         Raises
         ------
@@ -124,12 +126,17 @@ class StoredModel:
         try:
             with safe_open(file, framework="np") as opened:
                 found = {name: _spec(opened.get_slice(name)) for name in sorted(opened.keys())}
-                _refuse_others(file, found, self.specs if expected is None else expected)
+                if expected is not None:
+                    _refuse_others(file, found, expected)
                 if found != self.specs:
                     raise ArtifactError(
                         f"{self.path / MANIFEST}: 'tensors' does not describe {WEIGHTS}."
                     )
-                tensors = {name: _aligned(opened.get_tensor(name)) for name in found}
+                tensors = {
+                    name: _aligned(opened.get_tensor(name))
+                    for name in _readable(file, found)
+                    if expected is not None or not name.startswith(PRIOR)
+                }
         except (SafetensorError, OSError) as error:
             raise ArtifactError(f"{file} is not a readable safetensors file: {error}.") from error
         counts, anchors = tensors.pop(COUNTS, None), tensors.pop(ANCHORS, None)
@@ -206,11 +213,22 @@ def _refuse_others(file: Path, found: dict[str, Spec], expected: dict[str, Spec]
         what = "lacks the tensor" if name in expected else "holds an unexpected tensor"
         raise ArtifactError(f"{file} {what} {name!r}.")
     for name, spec in expected.items():
-        if found[name] != spec or spec["dtype"] not in TYPES:
+        if found[name] != spec:
             raise ArtifactError(
                 f"{file}: the tensor {name!r} should be {_words(spec)} by the model's "
                 f"configuration, got {_words(found[name])}."
             )
+
+
+def _readable(file: Path, found: dict[str, Spec]) -> dict[str, Spec]:
+    """``found``, if all are of types that models have."""
+    for name, spec in found.items():
+        if spec["dtype"] not in TYPES:
+            raise ArtifactError(
+                f"{file}: the tensor {name!r} has the type {spec['dtype']}; models have "
+                f"{', '.join(TYPES)}."
+            )
+    return found
 
 
 def _words(spec: Spec) -> str:

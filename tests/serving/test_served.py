@@ -24,22 +24,40 @@ from coterie.serving import served, shortlist, vae_lists
 from coterie.serving.scoring import answer
 from coterie.serving.similar_items import SimilarItems
 from coterie.similarity import nearest
+from coterie.stored import read_stored
 
 WITHOUT_PYTORCH = """
-import sys
+import asyncio, gc, sys
 from pathlib import Path
 
 import coterie.cli.serve, coterie.serving.process
+from coterie.devices import may_have_accelerator
 from coterie.serving.fleet import Fleet
+from coterie.serving.metrics import Metrics
+from coterie.serving.reloader import Reloader
 from coterie.serving.scoring import Ask, answer
 
-fleet = Fleet({"default": Path(sys.argv[1])})
+folder = Path(sys.argv[1])
+fleet = Fleet({"default": folder}, threads=3)
 model = fleet["default"]
 known, _ = model.find([1003, 1005])
 (found,) = answer([Ask(model, known, 3, known)])
 assert len(found.index) == 3 and len(model.similar.of(5, 4)[0]) == 4
-if not (Path("/dev/nvidiactl").exists() or sys.platform != "linux"):
+if not may_have_accelerator():
     assert "torch" not in sys.modules, "imported after all"
+
+reloader = Reloader(fleet, Metrics(), 0)
+Path(sys.argv[2]).rename(folder.rename(folder.with_name("old")) and folder)
+asyncio.run(reloader.reload())
+import torch
+(found,) = answer([Ask(fleet["default"], known, 3, known)])
+assert fleet["default"].lists is None and len(found.index) == 3
+assert torch.get_num_threads() == 3
+assert gc.get_freeze_count() > 10_000 or may_have_accelerator()
+folder.rename(folder.with_name("baseline"))
+folder.with_name("old").rename(folder)
+asyncio.run(reloader.reload())
+assert fleet["default"].version == model.version and fleet["default"].recommender is None
 """
 
 
@@ -59,9 +77,13 @@ def made(architecture, *, anchors=False):
     return Recommender(vae, ids, np.arange(N_ITEMS, 0, -1), anchors=table if anchors else None)
 
 
-def test_pytorch_is_not_imported(model):
+def test_pytorch_is_imported_for_a_baseline_only(tmp_path):
+    folder = save(tmp_path / "model")
+    baseline = Recommender.fit(EaseConfig(l2=1.0), small_community()).save(tmp_path / "ease")
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PYTORCH, str(model)], capture_output=True, text=True
+        [sys.executable, "-c", WITHOUT_PYTORCH, str(folder), str(baseline)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 
@@ -144,7 +166,10 @@ def edited(folder, name, change):
     save_file(tensors, weights)
     manifest = json.loads((folder / MANIFEST).read_text())
     if name in tensors:
-        manifest["tensors"][name]["shape"] = list(tensors[name].shape)
+        kinds = {"float32": "F32", "float16": "F16", "float64": "F64", "uint8": "U8"}
+        kind = str(tensors[name].dtype)
+        dtype = kinds.get(kind, kind.replace("int", "I"))
+        manifest["tensors"][name] = {"dtype": dtype, "shape": list(tensors[name].shape)}
     else:
         del manifest["tensors"][name]
     manifest["files"][weights.name] = {"bytes": weights.stat().st_size, "sha256": sha256(weights)}
@@ -165,6 +190,69 @@ def test_a_tensor_that_does_not_fit_is_refused(architecture, tmp_path):
             edited(folder, name, change)
             with pytest.raises(ArtifactError, match=r"model\.safetensors"):
                 read(folder)
+
+
+@pytest.mark.parametrize(
+    "anchors",
+    [
+        np.ones(N_ITEMS, dtype=np.float32),
+        np.ones((N_ITEMS, 7), dtype=np.float32),
+        np.ones((N_ITEMS, 8, 1), dtype=np.float32),
+        np.ones((N_ITEMS, 8), dtype=np.float16),
+        np.ones((N_ITEMS, 8), dtype=np.int32),
+    ],
+)
+def test_anchors_that_do_not_fit_are_refused(anchors, tmp_path):
+    folder = made("multi-vae", anchors=True).save(tmp_path / "model")
+    edited(folder, "anchors", lambda tensors: tensors.update(anchors=anchors))
+    with pytest.raises(ArtifactError, match=r"model\.safetensors.*'anchors'"):
+        read(folder)
+
+
+@pytest.mark.parametrize("spec", [5, None, {}, {"shape": [60]}, {"dtype": "F64", "shape": [60]}])
+def test_a_manifest_that_describes_no_tensors_is_refused(spec, tmp_path):
+    folder = save(tmp_path / "model")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["tensors"]["item_counts"] = spec
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"'tensors' does not describe model\.safetensors"):
+        read(folder)
+
+
+@pytest.mark.parametrize("type_", [np.float64, np.float16, np.uint8])
+def test_a_type_that_no_model_has_is_refused(type_, tmp_path):
+    folder = save(tmp_path / "model")
+    name = "model.decoder.table"
+    edited(folder, name, lambda tensors: tensors.update({name: tensors[name].astype(type_)}))
+    with pytest.raises(ArtifactError, match=r"'model\.decoder\.table' has the type .*F32, I32"):
+        read(folder)
+
+
+def test_the_priors_tensors_are_not_read(tmp_path):
+    stored = read_stored(made("recvae").save(tmp_path / "model"))
+    assert any(name.startswith("model.prior.") for name in stored.specs)
+    assert not [name for name in stored.read_tensors().model if name.startswith("prior.")]
+
+
+def test_items_whose_weights_are_not_finite_may_be_closed(tmp_path):
+    recommender = small_model()
+    with torch.no_grad():
+        recommender.model.decoder.table[3] = torch.nan
+    ours = read(recommender.save(tmp_path / "model"))
+    with pytest.raises(DivergenceError):
+        answer([ask(ours, [FIRST], 5)])
+    allow = list(range(FIRST + 4, FIRST + N_ITEMS))
+    (found,) = answer([ask(ours, [FIRST], 5, allow=allow)])
+    expected = recommender.recommend([FIRST], k=5, allow=allow)
+    assert found.index == expected.item_index[0].tolist()
+
+
+def test_counts_beyond_float32_rank_as_the_librarys(tmp_path):
+    recommender = small_model()
+    recommender.item_counts[:4] = (1 << 24) + np.arange(4)
+    ours = read(recommender.save(tmp_path / "model"))
+    (found,) = answer([ask(ours, [], 6)])
+    assert found.index == recommender.recommend([], k=6).item_index[0].tolist()
 
 
 def test_settings_that_do_not_fit_are_refused(tmp_path):

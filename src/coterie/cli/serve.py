@@ -103,7 +103,7 @@ def serve(
         fleet = Fleet(
             folders, experiments=experiments, filters=filters, community=helpers, threads=threads
         )
-        limit_pytorch(fleet, threads)
+        limit_pytorch(fleet)
         store = Store(options.database, seconds=options.statement_seconds)
         if newcomers is not None:
             try:
@@ -118,19 +118,15 @@ def serve(
         run(options, fleet, store, keys, listening)
 
 
-def limit_pytorch(fleet: "Fleet", threads: int | None) -> None:
-    """Give PyTorch, if it was imported, the threads asked for; one where it finds no lists.
+def limit_pytorch(fleet: "Fleet") -> None:
+    """Leave PyTorch, if it was imported, one thread where it finds no lists.
 
     More would spin where ONNX Runtime's threads, which find them, want the cores.
     """
-    if "torch" not in sys.modules:
-        return
-    import torch
+    if "torch" in sys.modules and all(model.lists is not None for model in fleet.models.values()):
+        import torch
 
-    if all(model.lists is not None for model in fleet.models.values()):
         torch.set_num_threads(1)
-    elif threads is not None:
-        torch.set_num_threads(threads)
 
 
 def arm_folders(given: tuple[str, ...]) -> dict[str, Path]:

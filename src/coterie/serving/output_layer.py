@@ -40,7 +40,6 @@ class OutputLayer:
         hidden = scaled if layers is None else layers.add(graph, scaled)
         self._add_best(graph, hidden)
         self._session = _session(graph, threads)
-        self._names = {one.name for one in self._session.get_inputs()}
         self._one = np.ones((1, 1), dtype=np.float32)
 
     def best(
@@ -78,7 +77,10 @@ class OutputLayer:
         DivergenceError
             A score is NaN.
         """
-        inputs = self._inputs(given, scale, int(k.max()), excluded, closed)
+        inputs = {
+            **self._inputs(given, scale, int(k.max()), excluded),
+            "closed": np.zeros((1, 1), dtype=bool) if closed is None else closed,
+        }
         items, scores, error = self._session.run(["items", "scores", "error"], inputs)
         refuse_nan(error)
         items[scores == -np.inf] = NO_ITEM
@@ -87,42 +89,29 @@ class OutputLayer:
     def _add_best(self, graph: Graph, hidden: str) -> None:
         """From the hidden layer ``[B, H]`` to the best items, and NaN where a score is NaN."""
         add = graph.add
-        scores = add("Add", add("Gemm", hidden, "table", transB=1), "offsets")
+        scores = add("Gemm", hidden, "table", "bias", transB=1)
+        scores = add("Where", "closed", -np.inf, scores)
         scores = add("ScatterND", scores, "excluded", "minus_inf")
         best, places = graph.top(scores, "k")
         add("Identity", places, output="items")
         add("Identity", best, output="scores")
-        bad = add("Cast", add("IsNaN", scores), to=TensorProto.FLOAT)
-        bad = add("ReduceMax", bad, axes=[1], keepdims=1)
-        add("Where", add("Greater", bad, 0.0), np.nan, 0.0, output="error")
+        bad = add("Cast", add("IsNaN", scores), to=TensorProto.UINT8)
+        bad = add("Cast", add("ReduceMax", bad, axes=[1], keepdims=1), to=TensorProto.BOOL)
+        add("Where", bad, np.nan, 0.0, output="error")
 
     def _inputs(
-        self,
-        given: np.ndarray,
-        scale: np.ndarray | None,
-        k: int,
-        excluded: np.ndarray,
-        closed: np.ndarray | None,
+        self, given: np.ndarray, scale: np.ndarray | None, k: int, excluded: np.ndarray
     ) -> dict[str, np.ndarray]:
-        offsets = self.bias[None]
-        if closed is not None:
-            offsets = np.where(closed, np.float32(-np.inf), offsets)
-        inputs = {
+        """Of the graph, but for what must not be in the lists by ``closed``."""
+        return {
             "given": given,
             "scale": self._one if scale is None else scale[:, None],
             "table": self.table,
             "bias": self.bias,
-            "offsets": offsets,
             "excluded": excluded,
             "minus_inf": np.full(len(excluded), -np.inf, dtype=np.float32),
-            "n": np.array([min(self.candidates(k), len(self.bias))]),
             "k": np.array([k]),
         }
-        return {name: value for name, value in inputs.items() if name in self._names}
-
-    def candidates(self, k: int) -> int:
-        """How many items are looked at closely for a list of k."""
-        return k
 
 
 def refuse_nan(values: np.ndarray) -> None:
@@ -139,6 +128,7 @@ def _session(graph: Graph, threads: int) -> ort.InferenceSession:
         known("scale", floats, ["S", 1]),  # S = 1 or B
         known("table", floats, ["I", "H"]),  # not constants, which would be copies
         known("bias", floats, ["I"]),
+        known("closed", TensorProto.BOOL, ["R", "C"]),  # R and C are 1 where nothing is
         known("offsets", floats, ["R", "I"]),  # bias; R = 1, or B where rows differ in what counts
         known("excluded", whole, ["E", 2]),
         known("minus_inf", floats, ["E"]),

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import sys
 from contextlib import suppress
 
-from coterie.memory import give_back_freed_memory
+from coterie.memory import freeze_garbage, give_back_freed_memory
 from coterie.serving.fleet import Fleet
 from coterie.serving.metrics import Metrics
 
@@ -49,6 +50,7 @@ class Reloader:
         """
         async with self._one_at_a_time:
             tried = {} if again else self._failed
+            had_pytorch = "torch" in sys.modules
             found = await asyncio.to_thread(self._fleet.newer, tried=tried)
             for name, model in found.items():
                 self._metrics.reload(name, served=not isinstance(model, str))
@@ -61,6 +63,8 @@ class Reloader:
                 log.info("new version", extra={"model": name, "version": model.version})
             if found:  # else fragments of old models add up
                 await asyncio.to_thread(give_back_freed_memory)
+            if not had_pytorch and "torch" in sys.modules:  # for a baseline
+                freeze_garbage()
 
     async def _watch(self) -> None:
         while True:

@@ -86,6 +86,12 @@ class Parts:
             Settings or tensors are not what they should be.
         """
         config, tensors = stored.vae_config(), stored.read_tensors()
+        anchors, shape = tensors.anchors, (stored.n_items, config.latent_dim)
+        if anchors is not None and (anchors.dtype != np.float32 or anchors.shape != shape):
+            raise ArtifactError(
+                f"{stored.path / WEIGHTS}: the tensor 'anchors' should be float32 {list(shape)} by "
+                f"the model's configuration, got {anchors.dtype} {list(anchors.shape)}."
+            )
         return cls(
             stored.item_ids,
             tensors.item_counts,
@@ -93,7 +99,7 @@ class Parts:
             True,
             config,
             tensors.model,
-            tensors.anchors,
+            anchors,
             None,
         )
 
@@ -203,7 +209,7 @@ class ServedModel:
     @cached_property
     def by_popularity(self) -> np.ndarray:
         """The items, the most popular first, int64 ``[I]``."""
-        return np.argsort(-self.item_counts, kind="stable")
+        return np.argsort(-self.item_counts.astype(np.float32), kind="stable")  # as the library
 
     def require_recommender(self) -> "Recommender":
         """The model as PyTorch holds it, which :func:`load` keeps where it can be asked for."""
@@ -236,8 +242,9 @@ def load(
 ) -> ServedModel:
     """Read the model's folder as it is now; parameters as of :meth:`ServedModel.of`.
 
-    PyTorch, whose import takes seconds, is left out where it is not needed: for a VAE on a machine
+    PyTorch, whose import takes seconds, is left out where it is not needed: for a VAE on Linux
     without an accelerator, in a server that need not explain because it knows no community.
+    ``threads`` are PyTorch's too, where it is imported.
 
     Raises
     ------
@@ -249,9 +256,15 @@ def load(
     stored, parts = read_stored(folder), None
     if stored.is_vae and community is None and not may_have_accelerator():
         parts = Parts.of_stored(stored)
-    if parts is None or not fits(parts.weights):
+        if not fits(parts.weights):
+            parts = None
+    if parts is None:
+        import torch
+
         from coterie.recommender import Recommender
 
+        if threads is not None:
+            torch.set_num_threads(threads)
         parts = Parts.of(Recommender.load(folder, verify=False))  # it was, just now
     if version is None or version_of(folder) != version:
         raise ArtifactError(f"{folder} was replaced while it was read; try again.")

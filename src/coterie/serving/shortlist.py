@@ -34,7 +34,8 @@ class Shortlist(OutputLayer):
     def coarse(self, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores ``[B, I]`` of what :meth:`best` is given, and their largest errors ``[B, 1]``."""
         nothing = np.empty((0, 2), dtype=np.int64)
-        found = self._session.run(["coarse", "error"], self._inputs(given, None, 1, nothing, None))
+        inputs = self._of_both_passes(self._inputs(given, None, 1, nothing), 1, None)
+        found = self._session.run(["coarse", "error"], inputs)
         return found[0], found[1]
 
     def best(
@@ -48,7 +49,8 @@ class Shortlist(OutputLayer):
     ) -> tuple[np.ndarray, np.ndarray]:
         """As by one pass, see :class:`~coterie.serving.output_layer.OutputLayer`."""
         longest = int(k.max())
-        inputs = self._inputs(given, scale, longest, excluded, closed)
+        inputs = self._inputs(given, scale, longest, excluded)
+        inputs = self._of_both_passes(inputs, longest, closed)
         names = ["items", "scores", "error", "reached"]
         items, scores, error, reached = self._session.run(names, inputs)
         refuse_nan(error)
@@ -65,9 +67,14 @@ class Shortlist(OutputLayer):
         items[scores == -np.inf] = NO_ITEM
         return items, scores
 
-    def candidates(self, k: int) -> int:
-        """How many items are scored exactly for a list of k."""
-        return candidates(k)
+    def _of_both_passes(
+        self, inputs: dict[str, np.ndarray], k: int, closed: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        offsets = self.bias[None]
+        if closed is not None:
+            offsets = np.where(closed, np.float32(-np.inf), offsets)
+        n = np.array([min(candidates(k), len(self.bias))])
+        return {**inputs, "offsets": offsets, "n": n}
 
     def _add_best(self, graph: Graph, hidden: str) -> None:
         """From the hidden layer ``[B, H]`` to its best items and the coarse scores' error."""

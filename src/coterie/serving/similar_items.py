@@ -23,7 +23,9 @@ class SimilarItems:
         self._table, self.source = table, source
 
     def of(self, item: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """At most k others and their cosines, the closest first, equal ones by the lower item.
+        """At most k others and their cosines, the closest first.
+
+        Equal ones go by the lower item, if rounding leaves them equal.
 
         Raises
         ------
@@ -44,6 +46,6 @@ class SimilarItems:
     @cached_property
     def _inverse(self) -> np.ndarray:
         """Of the vectors' norms, 0 for a vector of zeros; float32 ``[I]``."""
-        norms = np.linalg.norm(self._table, axis=1)
+        norms = np.sqrt(np.einsum("ij,ij->i", self._table, self._table))
         inverse: np.ndarray = np.divide(1, norms, out=np.zeros_like(norms), where=norms != 0)
         return inverse
