@@ -81,7 +81,11 @@ def answer(asks: Sequence[Ask]) -> list[Best]:
     return [best for best in found if best is not None]
 
 
-def _way(ask: Ask) -> Callable[[list[Ask], np.ndarray], Lists] | OutputLayer:
+Way = Callable[[list[Ask], np.ndarray], Lists] | OutputLayer
+"""What finds the lists of some requests, and of what lengths."""
+
+
+def _way(ask: Ask) -> Way:
     """What finds the list."""
     if not len(ask.history):
         return _by_popularity
@@ -89,9 +93,7 @@ def _way(ask: Ask) -> Callable[[list[Ask], np.ndarray], Lists] | OutputLayer:
     return _by_pytorch if lists is None else lists.layer(ask.k)
 
 
-def _chosen(
-    asks: list[Ask], way: Callable[[list[Ask], np.ndarray], Lists] | OutputLayer
-) -> list[Best]:
+def _chosen(asks: list[Ask], way: Way) -> list[Best]:
     """Lists of one model, all found in one way."""
     model = asks[0].model
     k = np.array([min(ask.k, max(len(model.ids), 1)) for ask in asks])
