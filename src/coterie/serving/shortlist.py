@@ -62,7 +62,6 @@ class Shortlist(OutputLayer):
                 (more,) = np.nonzero(coarse[row] >= wanted[row])
                 exact = self.table[more] @ hidden[row] + self.bias[more]
                 first = np.argsort(-exact, kind="stable")[:longest]  # equal ones: the lower item
-                scores[row] = -np.inf
                 items[row, : len(first)], scores[row, : len(first)] = more[first], exact[first]
         items[scores == -np.inf] = NO_ITEM
         return items, scores
