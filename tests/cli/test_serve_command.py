@@ -8,13 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from coterie.cli import serve
 from coterie.cli.serve import limit_pytorch
 from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.errors import StorageError
 from coterie.serving import process
-from coterie.serving.address import bind
 from coterie.serving.keys import Keys
 from coterie.serving.settings import ServeConfig
 from coterie.serving.store import Store, StoreUnavailable
@@ -39,7 +37,7 @@ def started(monkeypatch, tmp_path):
         store.close()
 
     monkeypatch.setattr(process, "run", run)
-    monkeypatch.setattr(serve, "bind", lambda config: socket.socket())
+    monkeypatch.setattr(process, "bind", lambda config: socket.socket())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COTERIE_API_KEYS", raising=False)
     return calls
@@ -176,7 +174,7 @@ def test_a_taken_port_is_told_before_anything_is_loaded(coterie, workspace, tmp_
 
 
 def test_a_port_is_ours_but_refuses_until_all_is_loaded():
-    with bind(ServeConfig(port=0)) as bound:
+    with process.bind(ServeConfig(port=0)) as bound:
         port = bound.getsockname()[1]
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))

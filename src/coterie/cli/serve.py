@@ -2,9 +2,6 @@
 
 import re
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +16,6 @@ from coterie.data.interactions import Interactions
 from coterie.data.parts import Split
 from coterie.errors import ConfigError, MissingExtraError, StorageError
 from coterie.experiment.settings import NAME, read_experiment
-from coterie.serving.address import bind
-from coterie.serving.keys import Keys
 from coterie.serving.settings import ItemFilter, ServeConfig
 
 if TYPE_CHECKING:
@@ -92,22 +87,22 @@ def serve(
     experiments = tuple(map(read_experiment, experiment))
     helpers = None if community is None else _users(community)
     newcomers = None if import_histories is None else _users(import_histories)
+    try:
+        from coterie.serving.process import bind, run
+        from coterie.serving.store import Store, StoreUnavailable
+    except ImportError as error:
+        raise MissingExtraError(
+            f"`coterie serve` needs {error.name}, which is not installed: "
+            "pip install 'coterie[serve]'"
+        ) from error
+    from coterie.serving.fleet import Fleet
+    from coterie.serving.keys import Keys
+
     keys = Keys.from_environment()
     with bind(options) as listening:  # a taken port is told before the long part
-        with needing_the_extra(), ThreadPoolExecutor(1) as aside:
-            from coterie.serving.fleet import Fleet
-
-            loading = aside.submit(
-                Fleet,
-                folders,
-                experiments=experiments,
-                filters=filters,
-                community=helpers,
-                threads=threads,
-            )
-            from coterie.serving.process import run  # takes as long as a model's loading
-            from coterie.serving.store import Store, StoreUnavailable
-        fleet = loading.result()
+        fleet = Fleet(
+            folders, experiments=experiments, filters=filters, community=helpers, threads=threads
+        )
         limit_pytorch(fleet)
         store = Store(options.database, seconds=options.statement_seconds)
         if newcomers is not None:
@@ -121,18 +116,6 @@ def serve(
                 ) from error
             Output().note(f"{count:,} interactions are in {store}")
         run(options, fleet, store, keys, listening)
-
-
-@contextmanager
-def needing_the_extra() -> Iterator[None]:
-    """Tell which library of the extra is missing, if one is."""
-    try:
-        yield
-    except ImportError as error:
-        raise MissingExtraError(
-            f"`coterie serve` needs {error.name}, which is not installed: "
-            "pip install 'coterie[serve]'"
-        ) from error
 
 
 def limit_pytorch(fleet: "Fleet") -> None:

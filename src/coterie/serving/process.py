@@ -13,8 +13,8 @@ from typing import Any
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
+from coterie.errors import StorageError
 from coterie.memory import freeze_garbage, keep_freed_memory
-from coterie.serving.address import not_ours
 from coterie.serving.app import create_app
 from coterie.serving.fleet import Fleet
 from coterie.serving.head import BoundedHead
@@ -32,6 +32,27 @@ SWITCH_SECONDS = 0.0005  # the lanes' threads need the interpreter often and for
 log = logging.getLogger(__name__)
 
 
+def bind(config: ServeConfig) -> socket.socket:
+    """A socket that has the server's address, but does not listen: connections are refused yet.
+
+    Raises
+    ------
+    StorageError
+        The address is taken, or not ours.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    bound = socket.socket(family)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not while another listens
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((config.host, config.port))
+    except OSError as error:
+        bound.close()
+        raise _not_ours(config, error) from error
+    return bound
+
+
 def run(
     config: ServeConfig, fleet: Fleet, store: Store, keys: Keys, listening: socket.socket
 ) -> None:
@@ -44,7 +65,7 @@ def run(
     config, fleet, store, keys
         What is served to whom; the store is closed at the end.
     listening
-        As :func:`coterie.serving.address.bind` gives it.
+        As :func:`bind` gives it.
 
     Raises
     ------
@@ -55,7 +76,7 @@ def run(
         listening.listen(BACKLOG)
     except OSError as error:
         store.close()
-        raise not_ours(config, error) from error
+        raise _not_ours(config, error) from error
     sys.setswitchinterval(SWITCH_SECONDS)
     keep_freed_memory()
     set_up()
@@ -119,3 +140,10 @@ class _Server(uvicorn.Server):
         task = asyncio.get_running_loop().create_task(self._service.reloader.reload())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
+
+
+def _not_ours(config: ServeConfig, error: OSError) -> StorageError:
+    return StorageError(
+        f"{config.host}:{config.port} cannot be listened on: {error.strerror}. Choose another "
+        "--port, or 0 for a free one."
+    )
