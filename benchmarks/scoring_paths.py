@@ -43,6 +43,7 @@ from coterie.data.synthetic import SyntheticConfig, synthetic
 from coterie.devices import has_bf16_units
 from coterie.models.vae import VAE
 from coterie.ranking import exclude_, top_k
+from coterie.serving.graph import Layers
 from coterie.serving.output_layer import OutputLayer
 from coterie.serving.shortlist import Shortlist
 from coterie.serving.vae_lists import VaeLists
@@ -118,8 +119,9 @@ def runs(vae: VAE, batch: UserBatch, threads: int) -> dict[str, Callable[[], Ten
     found = {way: whole(vae, batch, best) for way, best in ways(vae, threads).items()}
     weights = {name: tensor.numpy() for name, tensor in vae.state_dict().items()}
     lists = VaeLists.of(vae.config, weights, vae.n_items, threads)
-    if lists.short is not None:
-        found["shortlist"] = by_server(lists, lists.short, batch)
+    table, bias = weights["decoder.table"], weights["decoder.bias"]
+    short = Shortlist(table, bias, threads, layers=Layers(vae.config, weights))
+    found["shortlist"] = by_server(lists, short, batch)  # also where it does not pay
     return {**found, "one pass": by_server(lists, lists.layer(vae.n_items), batch)}
 
 
