@@ -23,7 +23,7 @@ def test_help_of_every_command_has_examples(command, coterie):
 
 def test_every_command_is_a_module_and_every_module_a_command():
     folder = Path(sys.modules["coterie.cli"].__file__ or "").parent
-    shared = {"__init__", "app", "baseline", "contestants", "options", "output", "paths"}
+    shared = {"__init__", "app", "baseline", "contestants", "ids", "options", "output", "paths"}
     shared |= {"progress", "run_folder", "trial", "verdicts"}
     shared |= {"simulate", "simulation_folder"}  # within experiment
     assert {file.stem for file in folder.glob("*.py")} - shared == set(COMMANDS)

@@ -237,10 +237,12 @@ def test_minutes_end_a_trial_at_its_next_validation(split: Split, tmp_path: Path
     records = found(tune([one], split, tmp_path / "t", config=config, context=HERE))
     assert records[-1].outcome == "out of time"
     assert records[-1].value is not None
-    assert 1 <= sum(record.seconds for record in records) < 3
+    spent = sum(record.seconds for record in records)
+    assert spent >= 1
+    assert records[-1].epochs < 2000
     again = found(tune([one], split, tmp_path / "t", config=config, context=HERE))
     assert again == records
-    more = replace_config(config, minutes=2 / 60)
+    more = replace_config(config, minutes=(spent + 1) / 60)
     assert len(found(tune([one], split, tmp_path / "t", config=more, context=HERE))) > len(records)
 
 
