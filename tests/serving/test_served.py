@@ -185,6 +185,7 @@ def test_a_tensor_that_does_not_fit_is_refused(architecture, tmp_path):
             lambda tensors, name=name: tensors.pop(name),
             lambda tensors, name=name: tensors.update({name: np.repeat(tensors[name], 2, axis=0)}),
             lambda tensors, name=name: tensors.update({name: np.repeat(tensors[name], 2, axis=-1)}),
+            lambda tensors, name=name: tensors.update({name: tensors[name].astype(np.int32)}),
         ):
             folder = recommender.save(tmp_path / "model", overwrite=True)
             edited(folder, name, change)
