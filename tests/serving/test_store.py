@@ -17,7 +17,7 @@ from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, DataError, StorageError
 from coterie.experiment.events import SCHEMA, Event, check_events, events_frame
 from coterie.serving import tables
-from coterie.serving.migrate import FOLDER, LOCK, NEWEST, migrate
+from coterie.serving.migrate import FOLDER, LOCK, NEWEST, _upgrade, migrate
 from coterie.serving.store import Store, StoreUnavailable, _limits, storable
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -174,22 +174,43 @@ def test_an_import_refuses_ids_that_cannot_be_stored(sqlite):
     store.close()
 
 
-def test_tables_are_those_of_the_newest_migration(database):
+def test_new_tables_are_those_that_the_migrations_create(database):
     store = Store(database)
-    engine = store._reading
-    inspector = sa.inspect(engine)
-    for table in tables.metadata.tables.values():
-        found = {column["name"]: column for column in inspector.get_columns(table.name)}
-        assert list(found) == list(table.columns.keys())
-        for column in table.columns:
-            assert found[column.name]["nullable"] == column.nullable
-            assert isinstance(found[column.name]["type"], type(column.type).__mro__[1])
-        key = inspector.get_pk_constraint(table.name)["constrained_columns"]
-        assert key == [column.name for column in table.primary_key]
-        indexes = {index["name"] for index in inspector.get_indexes(table.name)}
-        assert {str(index.name) for index in table.indexes} <= indexes
-    migrate(engine)
+    created = described(store._writing)
+    assert set(created) == {*tables.metadata.tables, "alembic_version"}
+    with store._writing.begin() as connection:
+        for table in created:
+            connection.execute(sa.text(f"DROP TABLE {table}"))
+        _upgrade(connection)
+    assert described(store._writing) == created
+    migrate(store._writing)
+    assert store.add([event("a")]) == [True]
     store.close()
+
+
+def described(engine):
+    """Of each table its columns, its key and its indexes."""
+    inspector = sa.inspect(engine)
+    return {
+        table: (
+            [
+                (column["name"], str(column["type"]), column["nullable"], column["default"])
+                for column in inspector.get_columns(table)
+            ],
+            inspector.get_pk_constraint(table)["constrained_columns"],
+            inspector.get_indexes(table),
+        )
+        for table in inspector.get_table_names()
+    }
+
+
+def test_tables_of_something_else_are_left_alone(database):
+    store = Store(database)
+    with store._writing.begin() as connection:
+        connection.execute(sa.text("DROP TABLE alembic_version"))
+    store.close()
+    with pytest.raises(StorageError, match=r"cannot be opened: .*already exists"):
+        Store(database)
 
 
 def test_newest_is_the_head_of_the_migrations():
