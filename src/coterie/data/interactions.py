@@ -3,18 +3,16 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 
 from coterie.data.ids import IdMap
 from coterie.errors import ArtifactError, DataError
 from coterie.files import atomic_folder
 from coterie.manifest import read_manifest, write_manifest
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp  # where it is used: commands that need no matrix start sooner
 
 FORMAT = "coterie-interactions"
 FORMAT_VERSION = 1
@@ -119,8 +117,6 @@ class Interactions:
 
     def select_items(self, item_ids: IdMap) -> "Interactions":
         """The same users over another set of items; interactions with other items are dropped."""
-        import scipy.sparse as sp
-
         column = item_ids.to_index(self.item_ids.ids)[self.indices]
         kept = self.select(column >= 0)
         matrix = sp.csr_array(
@@ -144,10 +140,8 @@ class Interactions:
         """Internal user index of every interaction, int64 ``[nnz]``."""
         return np.repeat(np.arange(self.n_users), self.history_lengths)
 
-    def to_scipy(self) -> "sp.csr_array":
+    def to_scipy(self) -> sp.csr_array:
         """A SciPy CSR array ``[U, I]`` of ones (float32)."""
-        import scipy.sparse as sp
-
         data = np.ones(self.nnz, dtype=np.float32)
         return sp.csr_array(
             (data, np.asarray(self.indices), np.asarray(self.indptr)),

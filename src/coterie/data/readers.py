@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 
 from coterie.data.columns import RATING, TIMESTAMP
 from coterie.data.encode import MAX_IDS, Codes, encode
@@ -89,8 +90,6 @@ class _Read:
 
 def _read(source: Any, options: PrepareOptions, label: str) -> _Read:
     """The log of any source, and the table of items where the source has one."""
-    import scipy.sparse as sp  # here, not above: a server starts sooner
-
     if sp.issparse(source):
         _refuse_names(options, label, {})
         return _Read(_matrix_log(source, label, options))
@@ -141,8 +140,6 @@ def _prepared_log(data: Interactions, options: PrepareOptions) -> Log:
 
 def _matrix_log(matrix: Any, label: str, options: PrepareOptions) -> Log:
     """Row and column numbers are the ids; stored zeros are no interactions."""
-    import scipy.sparse as sp
-
     with reading(label):
         if matrix.ndim != 2 or matrix.dtype.kind not in "biuf":
             raise DataError(

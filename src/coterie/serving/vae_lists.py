@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+import scipy.sparse as sp
 
 from coterie.models.config import ModelConfig
 from coterie.serving import shortlist
@@ -80,7 +81,8 @@ class VaeLists:
             float32 ``[B, D]`` and ``[B]``.
         """
         lengths = np.array([len(history) for history in histories])
-        sums = np.empty((len(histories), self._encoder_table.shape[1]), dtype=np.float32)
-        for history, row in zip(histories, sums, strict=True):
-            self._encoder_table.take(history, axis=0).sum(axis=0, out=row)
-        return sums, 1 / np.sqrt(lengths, dtype=np.float32)
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        items = np.concatenate(histories)
+        ones = np.ones(len(items), dtype=np.float32)
+        users = sp.csr_array((ones, items, indptr), shape=(len(lengths), len(self._encoder_table)))
+        return users @ self._encoder_table, 1 / np.sqrt(lengths, dtype=np.float32)
