@@ -279,17 +279,10 @@ def _histories(n_items: int) -> Iterator[list[np.ndarray]]:
 
 def _expected(recommender: Recommender, histories: list[np.ndarray]) -> Tensor:
     """What PyTorch gives, and popularity for an empty history."""
-    distinct = [np.unique(history) for history in histories]
-    lengths = np.array([len(history) for history in distinct])
-    batch = UserBatch(
-        torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
-        torch.from_numpy(np.concatenate(distinct)),
-        torch.from_numpy(1 / np.sqrt(np.maximum(lengths, 1), dtype=np.float32)),
-        recommender.n_items,
-    )
+    batch = UserBatch.of([np.unique(history) for history in histories], recommender.n_items)
     with torch.no_grad():
         scores: Tensor = recommender.model(batch)
-    scores[torch.from_numpy(lengths == 0)] = torch.from_numpy(recommender.item_counts).float()
+    scores[batch.lengths == 0] = torch.from_numpy(recommender.item_counts).float()
     return scores
 
 

@@ -24,6 +24,17 @@ def as_scipy(batch: UserBatch) -> sp.csr_array:
     return sp.csr_array(arrays, shape=(batch.n_users, batch.n_items))
 
 
+@given(HISTORIES)
+@settings(max_examples=60, deadline=None)
+def test_a_batch_of_histories_is_that_of_the_interactions(histories: list[list[int]]) -> None:
+    batch = UserBatch.of([np.array(sorted(of), dtype=np.int32) for of in histories], N_ITEMS)
+    expected = batch_of(histories, N_ITEMS)
+    for name in ("indptr", "indices", "scale"):
+        assert torch.equal(getattr(batch, name), getattr(expected, name))
+        assert getattr(batch, name).dtype == getattr(expected, name).dtype
+    assert batch.n_items == N_ITEMS
+
+
 @given(HISTORIES, st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_batch_is_scipys_row_selection(histories: list[list[int]], data: st.DataObject) -> None:

@@ -3,10 +3,10 @@
 Letters: ``B`` users in the batch, ``I`` items, ``nnz`` interactions in the batch.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -45,6 +45,17 @@ class UserBatch:
     n_items: int
     values: Tensor | None = None
     timestamps: Tensor | None = None
+
+    @classmethod
+    def of(cls, histories: Sequence[np.ndarray], n_items: int) -> Self:
+        """Of users' items: distinct indices of each; L2-normalised rows."""
+        lengths = np.array([len(history) for history in histories])
+        return cls(
+            torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
+            torch.from_numpy(np.concatenate(histories)).long(),
+            torch.from_numpy(1 / np.sqrt(np.maximum(lengths, 1), dtype=np.float32)),
+            n_items,
+        )
 
     @property
     def n_users(self) -> int:

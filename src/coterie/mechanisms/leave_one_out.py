@@ -9,7 +9,6 @@ from torch import Tensor
 from coterie.data.batches import UserBatch
 from coterie.mechanisms.encoding import USERS_AT_ONCE
 from coterie.mechanisms.measurement import Budget, SampleSize, choose
-from coterie.mechanisms.nearby import batch_of
 from coterie.models.model import Model
 from coterie.models.vae import VAE
 
@@ -68,7 +67,7 @@ def leave_one_out(
         for start in range(0, len(places), size)
     ]
     ends = [
-        item_scores(model, batch_of(of, model.n_items), history, items)[0].numpy()
+        item_scores(model, UserBatch.of([of], model.n_items), history, items)[0].numpy()
         for of in (history, history[:0])
     ]
     return LeftOut(sample, places, ends[0], ends[1], torch.cat(parts).numpy())

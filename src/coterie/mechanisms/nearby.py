@@ -93,7 +93,7 @@ def survey(
         counts = np.concatenate([[0], np.cumsum(has[batch.indices.numpy()])])
         shared.append(np.diff(counts[batch.indptr.numpy()]))
     with torch.no_grad():
-        own = model.encode(batch_of(history, model.n_items).to(model.decoder.table.device))
+        own = model.encode(UserBatch.of([history], model.n_items).to(model.decoder.table.device))
     spread = None if own.logvar is None else own.logvar.float().cpu()
     return Nearby(
         history,
@@ -158,13 +158,6 @@ def affordable(model: VAE, available: int, n_draws: int, budget: Budget) -> int:
         unit="near users",
     )
     return size.used
-
-
-def batch_of(history: np.ndarray, n_items: int) -> UserBatch:
-    """One history ``[n]``, as a batch of one user."""
-    items = torch.from_numpy(history)
-    scale = torch.tensor([max(len(items), 1) ** -0.5])
-    return UserBatch(torch.tensor([0, len(items)]), items, scale, n_items)
 
 
 def checked_history(history: np.ndarray, n_items: int) -> np.ndarray:

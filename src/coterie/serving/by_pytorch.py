@@ -31,21 +31,11 @@ def best(
         What must not be in the lists, as for
         :meth:`coterie.serving.output_layer.OutputLayer.best`.
     """
-    scores: Tensor = recommender.model(_batch(recommender, histories))
+    batch = UserBatch.of(histories, recommender.n_items)
+    scores: Tensor = recommender.model(batch.to(recommender.device))
     if closed is not None:
         scores.masked_fill_(torch.from_numpy(closed).to(scores.device), -torch.inf)
     rows, columns = torch.from_numpy(excluded).to(scores.device).T
     scores[rows, columns] = -torch.inf
     found = top_k(scores, k)
     return found.indices.cpu().numpy(), found.scores.cpu().numpy()
-
-
-def _batch(recommender: Recommender, histories: list[np.ndarray]) -> UserBatch:
-    lengths = np.array([len(history) for history in histories])
-    batch = UserBatch(
-        torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
-        torch.from_numpy(np.concatenate(histories)),
-        torch.from_numpy(1 / np.sqrt(lengths, dtype=np.float32)),
-        recommender.n_items,
-    )
-    return batch.to(recommender.device)

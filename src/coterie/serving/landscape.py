@@ -94,13 +94,7 @@ class Landscape:
         histories
             Distinct item indices of each, at least one.
         """
-        lengths = np.array([len(history) for history in histories])
-        batch = UserBatch(
-            torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
-            torch.from_numpy(np.concatenate(histories)),
-            torch.from_numpy(1 / np.sqrt(lengths, dtype=np.float32)),
-            self.model.n_items,
-        )
+        batch = UserBatch.of(histories, self.model.n_items)
         codes = self.model.encode(batch.to(self.model.decoder.table.device)).mu
         found: np.ndarray = ((_directions(codes.cpu()) - self.centre) @ self.axes).numpy()
         return found
