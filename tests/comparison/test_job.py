@@ -165,6 +165,34 @@ def test_interrupted_with_checkpoints_goes_on_where_it_stopped(split, tmp_path, 
     assert folder.load(4, one).users.equals(whole.users)
 
 
+STARTS_A_RUN = """
+import subprocess, sys
+run = [sys.executable, "-m", "coterie.comparison.job"]
+process = subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+process.stdin.write(sys.argv[1])
+process.stdin.close()
+print(process.stdout.readline(), end="", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_stops_when_whoever_started_it_is_killed(split, tmp_path):
+    endless = merged(EXPERIMENT.model_dump(), {"training": {"epochs": 10**6, "patience": None}})
+    one = VaeContestant(name="vae", experiment=Experiment.read(endless))
+    text = job(split, tmp_path, one, checkpoints=True).model_dump_json()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_RUN, text], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as starter:
+        assert "step" in json.loads(starter.stdout.readline())
+        starter.kill()
+        _, said = starter.communicate(timeout=60)  # until the run, which has its stderr, has ended
+    assert said == ""
+    folder = ComparisonFolder(tmp_path)
+    assert not folder.finished(4, one)
+    assert (folder.unfinished(4, one.key) / "last.safetensors").exists()
+
+
 def test_an_error_keeps_its_class_and_names_the_run(split, tmp_path):
     wrong = BaselineContestant(name="svd", method="puresvd", options={"factors": 500})
     with pytest.raises(ConfigError, match="svd, seed 4: "):

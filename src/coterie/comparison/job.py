@@ -69,6 +69,7 @@ class Messages:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._parent = os.getppid()
 
     def step(self, report: StepReport) -> None:
         """Write ``{"step": …}``."""
@@ -79,11 +80,16 @@ class Messages:
         self.say("epoch", record)
 
     def say(self, what: str, values: dict[str, Any]) -> None:
-        """Write one line, at once; if nobody listens any more, go on in silence."""
+        """Write one line, at once; if nobody listens any more, go on in silence.
+
+        If whoever started the run has died, it is asked to stop, as by Ctrl-C.
+        """
         try:
             print(json.dumps({what: values}), file=self._stream, flush=True)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if os.getppid() != self._parent:
+                signal.raise_signal(signal.SIGINT)
 
 
 def do(job: Job, messages: Messages) -> bool:
