@@ -4,6 +4,9 @@ import asyncio
 import signal
 import socket
 import subprocess
+import sys
+import time
+import urllib.request
 from collections import Counter
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -285,14 +288,17 @@ def test_lists_may_be_empty():
     assert all(np.isnan(truth.treatment) for truth in found.truths)
 
 
-@pytest.mark.slow
-def test_a_server_killed_in_the_middle_is_said(tmp_path, monkeypatch):
-    known = tastes().known
-    model = Recommender(
+@pytest.fixture
+def model(tmp_path):
+    return Recommender(
         VAE(ModelConfig(hidden_dims=(16,), latent_dim=8), N_ITEMS).initialized(0),
-        known.item_ids,
+        tastes().known.item_ids,
         np.arange(N_ITEMS, 0, -1),
     ).save(tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_the_middle_is_said(model, tmp_path, monkeypatch):
     now = datetime.now(UTC)
     pia = experiment(start=now - DAY, end=now + DAY)
     (tmp_path / "pia.toml").write_text(to_toml(pia))
@@ -324,6 +330,31 @@ def test_a_server_killed_in_the_middle_is_said(tmp_path, monkeypatch):
     ):
         asyncio.run(drive(url))
     assert started[0].poll() == -signal.SIGKILL
+
+
+SERVES = """
+import sys
+from pathlib import Path
+from coterie.experiment.simulation.server import own_server
+model, folder = map(Path, sys.argv[1:])
+with own_server(model, {"pia": model}, folder / "pia.toml", folder) as url:
+    print(url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_server_ends_when_the_simulation_is_killed(model, tmp_path):
+    (tmp_path / "pia.toml").write_text(to_toml(experiment()))
+    words = [sys.executable, "-c", SERVES, str(model), str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as simulation:
+        url = simulation.stdout.readline().strip()
+        assert urllib.request.urlopen(f"{url}/readyz", timeout=30).status == 200
+        simulation.kill()
+    end = time.monotonic() + 60
+    while '"stopped"' not in (tmp_path / "server.log").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path):

@@ -1,8 +1,15 @@
-"""A server of our own for a simulation: started, waited for, and stopped at the end."""
+"""A server of our own for a simulation: started, waited for, and stopped at the end.
+
+``python -m coterie.experiment.simulation.server`` is ``coterie`` that ends with its standard input,
+so that no server outlives a simulation that is killed.
+"""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +43,7 @@ def own_server(
     ServerError
         It did not start; the message is the server's.
     """
-    command = [sys.executable, "-m", "coterie", "serve", str(model.resolve()), "--port", "0"]
+    command = [sys.executable, "-m", __name__, "serve", str(model.resolve()), "--port", "0"]
     for name, path in arms.items():
         command += ["--arm", f"{name}={path.resolve()}"]
     command += ["--experiment", str(experiment.resolve()), "--database", f"sqlite:///{STORE}"]
@@ -46,7 +53,7 @@ def own_server(
         process = subprocess.Popen(
             command,
             cwd=folder,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # open as long as this process lives
             stdout=subprocess.DEVNULL,
             stderr=lines,
             start_new_session=True,  # a Ctrl-C is ours to heed; we stop the server then
@@ -59,7 +66,7 @@ def own_server(
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+        process.communicate()
 
 
 def _port(process: "subprocess.Popen[bytes]", log: Path) -> int:
@@ -89,3 +96,15 @@ def _facts(line: str) -> dict[str, Any]:
     except ValueError:  # not yet a whole line, or text
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    from coterie.cli import main
+
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    sys.exit(main())
