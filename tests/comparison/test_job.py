@@ -166,8 +166,8 @@ def test_interrupted_with_checkpoints_goes_on_where_it_stopped(split, tmp_path, 
 
 
 STARTS_A_RUN = """
-import subprocess, sys
-run = [sys.executable, "-m", "coterie.comparison.job"]
+import os, subprocess, sys
+run = [sys.executable, "-m", "coterie.comparison.job", str(os.getpid())]
 process = subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 process.stdin.write(sys.argv[1])
 process.stdin.close()
@@ -177,8 +177,8 @@ sys.stdin.read()
 
 
 def test_a_run_stops_when_whoever_started_it_is_killed(split, tmp_path):
-    endless = merged(EXPERIMENT.model_dump(), {"training": {"epochs": 10**6, "patience": None}})
-    one = VaeContestant(name="vae", experiment=Experiment.read(endless))
+    long = merged(EXPERIMENT.model_dump(), {"training": {"epochs": 5000, "patience": None}})
+    one = VaeContestant(name="vae", experiment=Experiment.read(long))
     text = job(split, tmp_path, one, checkpoints=True).model_dump_json()
     pipe = subprocess.PIPE
     with subprocess.Popen(

@@ -1,6 +1,8 @@
 """Events and histories, in SQLite and in PostgreSQL."""
 
 import random
+import subprocess
+import sys
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -202,6 +204,28 @@ def described(engine):
         )
         for table in inspector.get_table_names()
     }
+
+
+def test_a_new_database_needs_no_alembic_nor_does_one_that_is_there(tmp_path):
+    code = (
+        "import sys; from coterie.serving.store import Store\n"
+        f"for _ in range(2): Store('sqlite:///{tmp_path}/store.db').close()\n"
+        "sys.exit('alembic' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_view_in_a_tables_place_is_refused(database):
+    store = Store(database)
+    made = list(described(store._writing))
+    with store._writing.begin() as connection:
+        for table in made:
+            connection.execute(sa.text(f"DROP TABLE {table}"))
+        connection.execute(sa.text("CREATE VIEW events AS SELECT 1 AS one"))
+    store.close()
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"cannot be opened: .*already exists"):
+            Store(database)
 
 
 def test_tables_of_something_else_are_left_alone(database):

@@ -1,8 +1,9 @@
 """One run in a process of its own, so that its peak memory is its own, and nothing of it stays.
 
-``python -m coterie.comparison.job`` reads a :class:`Job` as JSON from standard input, does it, and
-leaves a record in the comparison's folder. It tells how it gets on by lines of JSON on standard
-output: ``{"step": …}``, ``{"epoch": …}``, and ``{"error": …}`` at the end of one that failed.
+``python -m coterie.comparison.job PARENT`` reads a :class:`Job` as JSON from standard input, does
+it, and leaves a record in the comparison's folder. PARENT is the id of the process that waits for
+it: once that has died, training stops. It tells how it gets on by lines of JSON on standard output:
+``{"step": …}``, ``{"epoch": …}``, and ``{"error": …}`` at the end of one that failed.
 """
 
 import signal
@@ -65,11 +66,18 @@ class Job(Config):
 
 
 class Messages:
-    """An observer that writes what it is told, a line of JSON each."""
+    """An observer that writes what it is told, a line of JSON each.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._parent = os.getppid()
+    Parameters
+    ----------
+    stream
+        Where to.
+    parent
+        The process that listens. If it dies, this one gets SIGINT, once.
+    """
+
+    def __init__(self, stream: TextIO, parent: int | None = None) -> None:
+        self._stream, self._parent, self._heard = stream, parent, True
 
     def step(self, report: StepReport) -> None:
         """Write ``{"step": …}``."""
@@ -80,16 +88,16 @@ class Messages:
         self.say("epoch", record)
 
     def say(self, what: str, values: dict[str, Any]) -> None:
-        """Write one line, at once; if nobody listens any more, go on in silence.
-
-        If whoever started the run has died, it is asked to stop, as by Ctrl-C.
-        """
+        """Write one line, at once; if nobody listens any more, go on in silence."""
         try:
             print(json.dumps({what: values}), file=self._stream, flush=True)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            if os.getppid() != self._parent:
-                signal.raise_signal(signal.SIGINT)
+            self._heard = False
+        # a parent's pipes close before it is gone; a living one that has closed them asks itself
+        if not self._heard and self._parent not in (None, os.getppid()):
+            self._parent = None
+            signal.raise_signal(signal.SIGINT)
 
 
 def do(job: Job, messages: Messages) -> bool:
@@ -161,7 +169,7 @@ def _clock() -> Callable[[], float]:
 
 def main() -> int:
     """Do the job on standard input; the exit code is 0, 1 (failed) or 130 (interrupted)."""
-    messages = Messages(sys.stdout)
+    messages = Messages(sys.stdout, int(sys.argv[1]))
     sys.stdout = sys.stderr  # whoever prints must not print between the messages
     try:
         done = do(Job.model_validate_json(sys.stdin.read()), messages)

@@ -32,7 +32,7 @@ def run_job(job: Job, *, threads: int | None = None, observer: Observer | None =
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)  # of torch, and of the linear algebra
     process = subprocess.Popen(
-        [sys.executable, "-m", "coterie.comparison.job"],
+        [sys.executable, "-m", "coterie.comparison.job", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -35,8 +35,8 @@ def migrate(engine: sa.Engine) -> None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         there = set(sa.inspect(connection).get_table_names())
         if there.isdisjoint({VERSION.name, *metadata.tables}):
-            metadata.create_all(connection)
-            VERSION.create(connection)
+            metadata.create_all(connection, checkfirst=False)  # a view of that name is an error
+            VERSION.create(connection, checkfirst=False)
             connection.execute(sa.insert(VERSION).values(version_num=NEWEST))
         elif VERSION.name not in there or connection.scalar(sa.select(VERSION)) != NEWEST:
             _upgrade(connection)
