@@ -48,7 +48,15 @@ class UserBatch:
 
     @classmethod
     def of(cls, histories: Sequence[np.ndarray], n_items: int) -> Self:
-        """Of users' items: distinct indices of each; L2-normalised rows."""
+        """The batch of some histories, on the CPU, each row L2-normalised.
+
+        Parameters
+        ----------
+        histories
+            Of each of B users, at least one: distinct item indices, integers ``[n]``; n may be 0.
+        n_items
+            I.
+        """
         lengths = np.array([len(history) for history in histories])
         return cls(
             torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
