@@ -89,3 +89,51 @@ def test_slow_answers_and_pauses_between_requests_are_none_of_its_business(monke
         return reader.at_eof()
 
     assert talk(monkeypatch, patient) is False
+
+class Recorder:
+    """A transport that keeps what is written."""
+
+    def __init__(self):
+        self.written, self.closed = [], False
+
+    def write(self, data):
+        self.written.append(data)
+
+    def is_closing(self):
+        return self.closed
+
+    def close(self):
+        self.closed = True
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "sent"),
+    [
+        ([ANSWER, b"{}"], [ANSWER + b"{}"]),
+        ([ANSWER, b"{", b"}"], [ANSWER + b"{", b"}"]),
+        ([ANSWER, b""], []),  # until the answer is complete
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", ANSWER, b"{}"], None),
+        ([ANSWER + b"{}"], [ANSWER + b"{}"]),
+    ],
+)
+def test_a_head_waits_for_what_follows_it(pieces, sent):
+    transport = Recorder()
+    joining = head._Joining(transport)
+    for piece in pieces:
+        joining.write(piece)
+    assert transport.written == (sent if sent is not None else [pieces[0], ANSWER + b"{}"])
+    joining.close()
+    assert b"".join(transport.written) == b"".join(pieces)
+    assert transport.closed
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_an_answer_without_a_body_is_sent_at_once(method, monkeypatch):
+    async def ask(reader, writer):
+        writer.write(WHOLE.replace(b"GET", method))
+        return await reader.readuntil(b"\r\n\r\n")
+
+    assert talk(monkeypatch, ask).startswith(b"HTTP/1.1 200")
