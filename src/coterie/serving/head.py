@@ -1,10 +1,6 @@
-"""The heads of requests and answers, where uvicorn's own protocol leaves something to be desired.
-
-It reads requests' heads and trailers without bounds, and sends an answer's by itself.
-"""
+"""Bounds on the head of a request; uvicorn's own protocol reads heads and trailers without any."""
 
 import asyncio
-from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -31,8 +27,7 @@ class BoundedHead(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
-        self._out = _Joining(transport)
-        super().connection_made(cast(asyncio.Transport, self._out))
+        super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
@@ -70,11 +65,6 @@ class BoundedHead(HttpToolsProtocol):
         self._headed = 0
         super().on_body(body)
 
-    def on_response_complete(self) -> None:
-        """Send what is held of an answer without a body."""
-        self._out.flush()
-        super().on_response_complete()
-
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, or too long a one."""
         if self._headed > MOST_BYTES:
@@ -103,36 +93,3 @@ class BoundedHead(HttpToolsProtocol):
                 % (status, reason.encode(), len(body), body)
             )
         self.transport.close()
-
-
-class _Joining:
-    """A transport that sends an answer's head with what follows it.
-
-    uvicorn writes the two one by one, and uvloop makes a system call and a packet of each.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
-        self.is_closing = transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        """Send what is held and ``data``, unless it is the head of an answer: hold that."""
-        data, self._head = self._head + data, b""
-        if data.endswith(b"\r\n\r\n") and data.startswith(b"HTTP/") and data[9:12] != b"100":
-            self._head = data
-        else:
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        """Send what is held."""
-        if self._head:
-            data, self._head = self._head, b""
-            self._transport.write(data)
-
-    def close(self) -> None:
-        """Send what is held, and close."""
-        self.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
