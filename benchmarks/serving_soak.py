@@ -212,11 +212,15 @@ class Run:
 
     async def _one(self, kind: str, at: int) -> None:
         began, away = time.monotonic(), self.away
-        if kind == "hang up":
-            await self._hang_up(at)
-            self.statuses.setdefault(kind, Counter())[0] += 1
+        try:
+            if kind == "hang up":
+                await self._hang_up(at)
+                self.statuses.setdefault(kind, Counter())[0] += 1
+                return
+            answer = await self._ask(b"POST", *self._request(kind, at))
+        except OSError as error:  # no connection
+            self.faults.append(f"{kind} {at}: {error}")
             return
-        answer = await self._ask(b"POST", *self._request(kind, at))
         status = answer.status
         self.statuses.setdefault(kind, Counter())[status] += 1
         if kind == "history":
