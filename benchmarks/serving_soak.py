@@ -11,7 +11,7 @@ version of the model is put in place every minute, and the database is stopped a
 in the database at the end. The JSON record ends with the bars; a missed one makes the exit code 1.
 
 - No answer of 5xx but 503 with Retry-After; those while the database is there are counted ("shed").
-- Malformed requests are refused with 4xx, and nothing else is.
+- Malformed requests are refused with 4xx, and nothing else is; every connection can be made.
 - Every acknowledged event is in the database, every new version is served.
 - Resident memory: the median of the last fifth is within 5 % of that of the second fifth.
 - SIGTERM ends the server with exit code 0.
@@ -206,21 +206,25 @@ class Run:
         while due < self._end:
             due += float(self._rng.exponential(1 / self.rate))
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            task = asyncio.create_task(self._one(*self._next()))
+            task = asyncio.create_task(self._try(*self._next()))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
 
-    async def _one(self, kind: str, at: int) -> None:
-        began, away = time.monotonic(), self.away
+    async def _try(self, kind: str, at: int) -> None:
         try:
-            if kind == "hang up":
-                await self._hang_up(at)
-                self.statuses.setdefault(kind, Counter())[0] += 1
-                return
-            answer = await self._ask(b"POST", *self._request(kind, at))
+            await self._one(kind, at)
         except OSError as error:  # no connection
             self.faults.append(f"{kind} {at}: {error}")
+            if kind == "event":
+                self.refused.append(at)
+
+    async def _one(self, kind: str, at: int) -> None:
+        began, away = time.monotonic(), self.away
+        if kind == "hang up":
+            await self._hang_up(at)
+            self.statuses.setdefault(kind, Counter())[0] += 1
             return
+        answer = await self._ask(b"POST", *self._request(kind, at))
         status = answer.status
         self.statuses.setdefault(kind, Counter())[status] += 1
         if kind == "history":
