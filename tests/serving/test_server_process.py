@@ -1,5 +1,6 @@
 """Real servers on loopback: load, signals, crashes, new versions, lost connections."""
 
+import asyncio
 import concurrent.futures
 import http.client
 import json
@@ -16,6 +17,7 @@ from held_up import held_up
 from live_server import serving, wait_until
 from served_models import FIRST, N_ITEMS, save, small_model
 
+from coterie.serving.process import listeners
 from coterie.serving.store import Store
 
 KEY = "a-key-that-is-long-enough"
@@ -136,6 +138,30 @@ def test_heads_up_to_the_limit_and_bodies_of_any_size_pass(shared):
     one = b"1\r\n \r\n"
     pieces = b"13\r\n" + b'{"history": [1001]}' + b"\r\n" + one * 20_000 + b"0\r\n\r\n"
     assert said(shared.port, CHUNKED + pieces)[0] == 200, "the framing of pieces is not a head"
+
+
+def test_connections_that_come_at_once_are_let_in_several_per_turn_of_the_loop():
+    uvloop = pytest.importorskip("uvloop")
+
+    async def turns_until_all_are_in(count):
+        loop, turns, accepted = asyncio.get_running_loop(), 0, 0
+
+        class Accepted(asyncio.Protocol):
+            def connection_made(self, transport):
+                nonlocal accepted
+                accepted += 1
+
+        with socket.create_server(("127.0.0.1", 0), backlog=count) as bound:
+            servers = [await loop.create_server(Accepted, sock=one) for one in listeners(bound)]
+            clients = [socket.create_connection(bound.getsockname()) for _ in range(count)]
+            while accepted < count:
+                turns += 1
+                await asyncio.sleep(0)
+            for each in [*servers, *clients]:
+                each.close()
+        return turns
+
+    assert uvloop.run(turns_until_all_are_in(64)) < 64 / 2
 
 
 def test_overload_is_503_with_retry_after_and_never_500(model, sqlite):

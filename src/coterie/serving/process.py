@@ -28,6 +28,7 @@ from coterie.serving.store import Store
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep idle connections, so that they close first
 LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
+ACCEPTS = 8  # connections per turn of the loop, beyond which they wait for the next
 SWITCH_SECONDS = 0.0005  # the lanes' threads need the interpreter often and for short
 log = logging.getLogger(__name__)
 
@@ -98,8 +99,18 @@ def run(
     host, port = listening.getsockname()[:2]
     models = {model.name: model.version for model in fleet.models.values()}
     facts = {"host": host, "port": port, "models": models, "store": str(store)}
-    _Server(settings, service, facts).run(sockets=[listening])
+    _Server(settings, service, facts).run(sockets=listeners(listening))
     log.info("stopped")
+
+
+def listeners(listening: socket.socket) -> list[socket.socket]:
+    """The socket and copies of it: uvloop accepts one connection of each per turn of its loop.
+
+    With one alone, clients that do not keep their connections are not let in when turns get long,
+    which is when there is much to do (libuv's pull request 3696; measured).
+    """
+    copies = 0 if sys.platform == "win32" else ACCEPTS - 1  # asyncio's own loop accepts them all
+    return [listening, *(listening.dup() for _ in range(copies))]
 
 
 def _warn(fleet: Fleet) -> None:
