@@ -56,6 +56,15 @@ def shallow(
     return presets.experiment("multi-vae", settings)
 
 
+def decayed(lambda_a: float, epochs: int = 60) -> Experiment:
+    """The same with a learning rate that falls to 0 within ``epochs``, by ndcg@20."""
+    settings = shallow(1.0, lambda_a, metric="ndcg@20").model_dump()
+    decay = {"kind": "linear", "start": 1.0, "end": 0.0, "epochs": epochs}
+    rate = {"learning_rate": 4e-3, "learning_rate_schedule": decay, "evaluate_every": 15}
+    settings["training"] |= {**rate, "epochs": epochs}
+    return Experiment.read(settings)
+
+
 def recvae(gamma: float, lambda_a: float = 0.0) -> Experiment:
     """RecVAE with its paper's network; Gowalla's short histories want a larger γ."""
     training: dict[str, Any] = {"batch_size": 1000, "learning_rate": 1e-3, "evaluate_every": 2}
@@ -70,11 +79,16 @@ GOWALLA: dict[str, list[Experiment]] = {
     "Multi-VAE, by ndcg": [
         shallow(beta, 0.0, keep, "ndcg@20") for beta, keep in ((2.0, 0.5), (1.0, 0.3), (1.0, 0.7))
     ],
+    "Multi-VAE, decayed": [decayed(0.0)],
+    "Multi-VAE + PIA, decayed": [decayed(0.1)],
     "RecVAE": [recvae(gamma) for gamma in (0.01, 0.02, 0.04)],
 }
 
 
-COMPARED = [("Multi-VAE + PIA", "Multi-VAE")]
+COMPARED = [
+    ("Multi-VAE + PIA", "Multi-VAE"),
+    ("Multi-VAE + PIA, decayed", "Multi-VAE, decayed"),
+]
 """Pairs that the same settings but for one thing are behind."""
 
 
@@ -90,7 +104,10 @@ def gowalla_split(folder: Path, seed: int) -> Split:
 
 
 def trained_for(settings: Experiment, seed: int, epochs: int) -> Experiment:
-    """The same with another seed and number of epochs."""
+    """The same with another seed and number of epochs; no more than the learning rate lasts."""
+    decay = settings.training.learning_rate_schedule
+    if decay.end == 0:
+        epochs = min(epochs, int(decay.epochs))
     training = settings.training.model_copy(update={"seed": seed, "epochs": epochs})
     return settings.model_copy(update={"training": training})
 

@@ -324,6 +324,15 @@ def test_a_best_epoch_that_is_the_last_asks_for_more(coterie, workspace, tmp_pat
     assert coterie(*command.split(), "--json").json()["epochs"] == 2
 
 
+def test_a_learning_rate_of_zero_asks_for_nothing(coterie, workspace, tmp_path):
+    run, name = tmp_path / "run", "--learning-rate-schedule"
+    decay = (f"{name}.kind", "linear", f"{name}.start", 1, f"{name}.end", 0, f"{name}.epochs", 1)
+    flags = ("--epochs", 1, *decay, *SMALL, *HERE)
+    ended = coterie("train", workspace.split, "--out", run, *flags)
+    assert coterie("info", run, "--json").json()["best_epoch"] == 1
+    assert "more may help" not in ended.out
+
+
 def test_an_earlier_best_epoch_asks_for_nothing(coterie, workspace, tmp_path):
     run = tmp_path / "run"
     flags = ("--epochs", 30, "--patience", 2, "--learning-rate", 0.05, *SMALL, *HERE)

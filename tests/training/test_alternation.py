@@ -140,7 +140,7 @@ def test_decoder_epochs_record_the_likelihood_alone() -> None:
     result = run(preset("recvae"))
     assert len(result.history) == 8
     for epoch, record in enumerate(result.history):
-        common = {"epoch", "step", "nll"}
+        common = {"epoch", "step", "nll", "learning_rate"}
         if epoch % 4 == 3:
             assert record.keys() == common | {"validation_ndcg@20"}
         else:

@@ -63,7 +63,7 @@ def test_the_event_file_holds_what_training_said(tmp_path: Path) -> None:
     with TensorBoardObserver(tmp_path / "tb") as observer:
         result = run(observer=observer)
     figures = read(tmp_path / "tb")
-    names = ("nll", "kl", "alignment", "beta", "lambda_a", "validation_ndcg@20")
+    names = ("nll", "kl", "alignment", "beta", "lambda_a", "learning_rate", "validation_ndcg@20")
     assert {*figures} == {
         *(f"epoch/{name}" for name in names),
         *(f"train/{name}" for name in names[:3]),

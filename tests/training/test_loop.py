@@ -176,6 +176,7 @@ def test_reports_and_records_are_means_over_users(monkeypatch: pytest.MonkeyPatc
     betas = [record["beta"] for record in result.history]
     assert betas == pytest.approx([0.2 * 11 / 24, 0.2 * 23 / 24])
     assert {record["lambda_a"] for record in result.history} == {1.0}
+    assert {record["learning_rate"] for record in result.history} == {5e-3}
 
 
 # ---- early stopping

@@ -42,6 +42,26 @@ def test_the_first_step_is_adams() -> None:
         torch.testing.assert_close(value.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_schedule_is_a_factor_of_the_learning_rate_in_every_step() -> None:
+    """By PyTorch's Adam with its own scheduler, on the same gradients."""
+    decay = {"kind": "linear", "start": 1, "end": 0.25, "epochs": 3 / STEPS}
+    state = state_of(learning_rate_schedule=decay)
+    reference = {
+        name: torch.nn.Parameter(p.detach().clone()) for name, p in state.model.named_parameters()
+    }
+    adam = torch.optim.Adam(reference.values(), lr=5e-3)
+    scheduler = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.25, total_iters=3)
+    for _ in range(5):
+        one_step(state, learning_rate_schedule=decay)
+        state.progress.step += 1
+        for name, gradient in gradients_of(state).items():
+            reference[name].grad = gradient
+        adam.step()
+        scheduler.step()
+    for name, value in state.model.named_parameters():
+        torch.testing.assert_close(value, reference[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_weight_decay_is_decoupled() -> None:
     plain, decayed = state_of(), state_of(weight_decay=0.1)
     before = one_step(plain)

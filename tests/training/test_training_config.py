@@ -1,7 +1,9 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_run import experiment, run
 
 from coterie.devices import has_bf16_units
 from coterie.errors import ConfigError
@@ -75,3 +77,25 @@ def test_what_is_no_metric_is_refused(metric: str) -> None:
     assert TrainingConfig(metric="ndcg@10").metric == "ndcg@10"
     with pytest.raises(ConfigError, match="a metric reads name@cut"):
         TrainingConfig.read({"metric": metric})
+
+
+DECAY = {"kind": "linear", "start": 1.0, "end": 0.0, "epochs": 20}
+
+
+def test_a_learning_rate_that_ends_at_zero_lasts_as_long_as_training() -> None:
+    settings = TrainingConfig.read({"epochs": 20, "learning_rate_schedule": DECAY})
+    assert settings.learning_rate_schedule.value(19, 1) == pytest.approx(0.05)
+    with pytest.raises(ConfigError, match="learning rate is 0 after 20 of 21 epochs"):
+        TrainingConfig.read({"epochs": 21, "learning_rate_schedule": DECAY})
+    with pytest.raises(ConfigError, match="learning rate is 0 after 0 of 100 epochs"):
+        TrainingConfig.read({"learning_rate_schedule": {"end": 0}})
+    TrainingConfig.read({"epochs": 21, "learning_rate_schedule": {**DECAY, "end": 0.01}})
+
+
+def test_a_decayed_run_records_its_rates_and_is_not_extended_past_them(tmp_path: Path) -> None:
+    decayed = {"learning_rate_schedule": {**DECAY, "epochs": 3}}
+    result = run(experiment(**decayed), folder=tmp_path)
+    rates = [record["learning_rate"] for record in result.history]
+    assert rates == pytest.approx([5e-3 * (1 - step / 51) for step in (16, 33, 50)])
+    with pytest.raises(ConfigError, match="0 after 3 of 4 epochs"):
+        run(experiment(epochs=4, **decayed), folder=tmp_path, resume=True)

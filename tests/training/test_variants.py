@@ -33,6 +33,9 @@ VARIANTS: dict[str, Experiment] = {
     "random-rate": experiment(objective={"mask": {"kind": "random-rate"}}),
     "time-block": experiment(objective={"mask": {"kind": "time-block"}}),
     "implicit slim": experiment(implicit_slim={"initial": True, "every": 1, "l2": 20.0}),
+    "decayed": experiment(
+        learning_rate_schedule={"kind": "linear", "start": 1, "end": 0, "epochs": 3}
+    ),
 }
 
 

@@ -140,7 +140,7 @@ def train(
         )
         return 130
     result.recommender.save(out / MODEL, overwrite=True)
-    _show(output, out, run.split, _facts(result, run.experiment), *_more(result, out))
+    _show(output, out, run.split, _facts(result, run.experiment), *_more(result, run.experiment, out))
     return 0
 
 
@@ -216,10 +216,13 @@ def _facts(result: TrainingResult, experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _more(result: TrainingResult, out: Path) -> list[str]:
-    """How to go on, if validation had not stopped rising when the epochs were over."""
-    epochs = len(result.history)
-    if result.best_epoch != epochs:
+def _more(result: TrainingResult, experiment: Experiment, out: Path) -> list[str]:
+    """How to go on, if validation had not stopped rising when the epochs were over.
+
+    Where the learning rate falls to 0 that is as it should be, and nothing can follow.
+    """
+    epochs, decayed = len(result.history), experiment.training.learning_rate_schedule.end == 0
+    if decayed or result.best_epoch != epochs:
         return []
     return [
         "The best epoch is the last: more may help: "

@@ -13,6 +13,7 @@ from coterie.evaluation.metrics import PER_USER
 from coterie.models.config import ModelConfig
 from coterie.objectives.elbo import ObjectiveConfig, Part
 from coterie.objectives.implicit_slim import ImplicitSlimConfig
+from coterie.objectives.schedules import Schedule
 
 
 class TrainingConfig(Config):
@@ -21,6 +22,9 @@ class TrainingConfig(Config):
     epochs: PositiveInt = Field(100, description="Most epochs to train.")
     batch_size: PositiveInt = Field(500, description="Users per step.")
     learning_rate: PositiveFloat = Field(1e-3, description="Adam's step size.")
+    learning_rate_schedule: Schedule = Field(
+        Schedule(end=1.0), description="Factor of the step size; from 1 to 0 decays it."
+    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay; 0 is Adam.")
     clip_norm: PositiveFloat | None = Field(None, description="Largest global gradient norm.")
     metric: str = Field("ndcg@100", description="Validation metric that picks the best epoch.")
@@ -63,6 +67,18 @@ class TrainingConfig(Config):
             raise ConfigError(
                 f"A set has {self.encoder_epochs} + {self.decoder_epochs} epochs, and epochs must "
                 f"be a multiple of {self.epochs_per_set}; got {self.epochs}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_epoch_learns(self) -> Self:
+        schedule = self.learning_rate_schedule
+        until = 0 if schedule.kind == "constant" else schedule.epochs
+        if schedule.end == 0 and self.epochs > until:
+            raise ConfigError(
+                f"The learning rate is 0 after {until:g} of {self.epochs} epochs, so that the rest "
+                "would learn nothing; let learning_rate_schedule have as many epochs, or an end "
+                "above 0."
             )
         return self
 

@@ -278,9 +278,11 @@ def _finish_epoch(
     """Validate, record the epoch, keep the best weights, write the last checkpoint."""
     progress, settings = state.progress, experiment.training
     epoch = len(progress.history) + 1
+    last = (progress.step - 1, progress.step // epoch)  # the last step, and steps per epoch
     record: dict[str, Any] = {"epoch": epoch, "step": progress.step, **_means(progress)}
+    record["learning_rate"] = settings.learning_rate * settings.learning_rate_schedule.value(*last)
     if settings.part(epoch - 1) != "decoder":
-        record |= experiment.objective.weights(progress.step - 1, progress.step // epoch)
+        record |= experiment.objective.weights(*last)
     progress.sums.clear()
     progress.history.append(record)
     if settings.refreshes_snapshot(epoch - 1):

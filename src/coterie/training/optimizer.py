@@ -49,21 +49,25 @@ class Adam:
                 self.state[f"{name}.{moment}"] = torch.zeros_like(parameter, requires_grad=False)
 
     @torch.no_grad()
-    def step(self, gradients: TableGradients) -> None:
-        """Move the tables of ``gradients`` by them, all else by ``grad`` (left alone if None)."""
+    def step(self, gradients: TableGradients, factor: float = 1.0) -> None:
+        """Move the tables of ``gradients`` by them, all else by ``grad`` (left alone if None).
+
+        ``factor`` is what the learning rate is multiplied by in this step.
+        """
+        rate = self._learning_rate * factor
         names = [
             name
             for name, parameter in self._parameters.items()
             if parameter.grad is not None and parameter not in gradients
         ]
         scale = None if self._clip_norm is None else self._clip(names, gradients, self._clip_norm)
-        self._update([self._slice(name, self._gradient(name, scale)) for name in names])
+        self._update([self._slice(name, self._gradient(name, scale)) for name in names], rate)
         for name, parameter in self._parameters.items():
             if parameter in gradients:
                 for start, stop, rows in gradients.chunks(parameter):
                     rows = rows if scale is None else rows * scale
                     *part, steps = self._slice(name, rows, slice(start, stop))
-                    self._update([(*part, steps.clone())])
+                    self._update([(*part, steps.clone())], rate)
                 self.state[f"{name}.{STEPS}"] += 1
 
     def _gradient(self, name: str, scale: float | None) -> Tensor:
@@ -86,7 +90,7 @@ class Adam:
         first, second, steps = (self.state[f"{name}.{kept}"] for kept in (FIRST, SECOND, STEPS))
         return value[rows], gradient, first[rows], second[rows], steps
 
-    def _update(self, slices: list[tuple[Tensor, ...]]) -> None:
+    def _update(self, slices: list[tuple[Tensor, ...]], rate: float) -> None:
         """Move the values, in place, and count the steps up."""
         if not slices:
             return
@@ -103,7 +107,7 @@ class Adam:
             amsgrad=False,
             beta1=BETAS[0],
             beta2=BETAS[1],
-            lr=self._learning_rate,
+            lr=rate,
             weight_decay=self._weight_decay,
             eps=EPS,
             maximize=False,

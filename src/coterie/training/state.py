@@ -104,7 +104,8 @@ def training_step(
         part=part,
     )
     terms.total.backward()  # type: ignore[no-untyped-call]
-    state.optimizer.step(state.gradients)
+    schedule = experiment.training.learning_rate_schedule
+    state.optimizer.step(state.gradients, schedule.value(step, steps_per_epoch))
     return terms.stacked()
 
 
