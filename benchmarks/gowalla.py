@@ -195,6 +195,11 @@ class Study:
             "per_user": found.per_user[self.metric].round(6).tolist(),
         }
 
+    def has_users(self, *names: str) -> bool:
+        """Whether the runs have their users' figures, which a record may be stripped of."""
+        keys = [f"{name} {seed}" for name in names for seed in self.options.seeds]
+        return all("per_user" in self.record["runs"][key] for key in keys)
+
     def differences(self, name: str, baseline: str) -> dict[int, list[float]]:
         """Per user, the differences ``name`` − ``baseline`` in each seed that tests that user."""
         by_user: dict[int, list[float]] = {}
@@ -244,7 +249,7 @@ class Study:
         self.record["comparisons"] |= {
             f"{name} / {baseline}": self.compare(name, baseline)
             for name, baseline in COMPARED
-            if {name, baseline} <= set(names)
+            if {name, baseline} <= set(names) and self.has_users(name, baseline)
         }
         with atomic_file(self.path) as aside:
             aside.write_text(json.dumps(self.record, indent=1))

@@ -3,10 +3,7 @@
 import errno
 import json
 import os
-import resource
-import signal
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +27,7 @@ from coterie.models.config import ModelConfig
 from coterie.models.vae import VAE
 from coterie.recommender import Recommender
 from coterie.stored import version_of
+from full_disk import no_file_larger_than
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -159,18 +157,6 @@ def test_without_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r"onnxscript.*coterie\[export\]"):
         export_onnx(recommender(), tmp_path / "m.onnx")
-
-
-@contextmanager
-def no_file_larger_than(n_bytes):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):

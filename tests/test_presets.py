@@ -4,6 +4,7 @@ import pytest
 
 from coterie import presets
 from coterie.errors import ConfigError
+from coterie.objectives.schedules import Schedule
 from coterie.presets import PRESETS, Choice, Range
 from coterie.training.config import Experiment
 
@@ -13,8 +14,33 @@ def test_their_names_are_the_literatures() -> None:
     assert set(PRESETS) == {*plain, *(f"{name}+pia" for name in plain)}
 
 
-def test_multi_vae_is_the_default() -> None:
-    assert presets.experiment("multi-vae") == Experiment()
+def test_multi_vae_is_the_default_and_the_authors() -> None:
+    """Liang et al.: the sizes, ρ, cap of β, step size and batches of the paper."""
+    settings = presets.experiment("multi-vae")
+    assert settings == Experiment()
+    assert settings.model.hidden_dims == settings.model.decoder_widths == (600,)
+    assert (settings.model.latent_dim, settings.objective.keep_probability) == (200, 0.5)
+    beta = settings.objective.beta
+    assert beta is not None
+    assert (beta.kind, beta.start, beta.end) == ("linear", 0, 0.2)
+    assert (settings.training.learning_rate, settings.training.batch_size) == (1e-3, 500)
+
+
+def test_multi_dae_is_the_authors() -> None:
+    """Liang et al.: no hidden layer beside the code, and no divergence."""
+    settings = presets.experiment("multi-dae")
+    assert (settings.model.hidden_dims, settings.model.decoder_widths) == ((), ())
+    assert (settings.model.latent_dim, settings.model.prior.kind) == (200, "none")
+    assert not settings.model.variational
+    assert settings.objective.keep_probability == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [("multi-vae", 1.0), ("multi-dae", 1.0), ("recvae", 0.005), ("h-vamp-gated", 1.0)],
+)
+def test_the_weight_of_alignment(name: str, weight: float) -> None:
+    assert presets.experiment(f"{name}+pia").objective.alignment == Schedule(end=weight)
 
 
 def test_recvae_is_the_authors() -> None:

@@ -18,6 +18,7 @@ from coterie.data.interactions import Interactions
 from coterie.errors import ConfigError, DataError, NotFittedError, StorageError
 from coterie.models.vae import VAE, ModelConfig
 from coterie.recommender import Recommender
+from full_disk import no_file_larger_than
 
 N_ITEMS = 40
 NAMES = [f"item-{number}" for number in range(N_ITEMS)]
@@ -451,6 +452,36 @@ def test_an_interrupted_file_leaves_nothing(recommender, train, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         recommender.recommend_to_parquet(train, tmp_path / "f.parquet", batch_size=5, progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [2, 2000, 20_000])  # while opening, early and late
+def test_a_full_disk_leaves_the_file_before(recommender, tmp_path, limit):
+    path = tmp_path / "f.parquet"
+    recommender.recommend_to_parquet([["item-1"]], path)
+    before = path.read_bytes()
+    many = interactions(3000, IdMap(NAMES))
+    with no_file_larger_than(limit), pytest.raises(StorageError, match=r"disk is full: .*f\.parq"):
+        recommender.recommend_to_parquet(many, path, batch_size=100, overwrite=True)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["f.parquet"]
+
+
+@pytest.mark.parametrize("full_at", ["model.safetensors", "item_table.parquet", "manifest.json"])
+def test_a_full_disk_leaves_the_model_before(train, tmp_path, full_at):
+    path = recommender_of(train).save(tmp_path / "model")
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    titles = [np.random.default_rng(number).bytes(500).hex() for number in range(N_ITEMS)]
+    items = pl.DataFrame({"item_id": NAMES, "title": titles})
+    longer = recommender_of(replace(train, items=items))
+    longer.metadata = {"notes": "x" * 50_000}
+    sizes = {file.name: file.stat().st_size for file in longer.save(tmp_path / "it").iterdir()}
+    with (
+        no_file_larger_than(sizes[full_at] - 1),
+        pytest.raises(StorageError, match=r"disk is full: .*model"),
+    ):
+        longer.save(path, overwrite=True)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert {file.name for file in tmp_path.iterdir()} == {"model", "it"}
 
 
 def test_many_users_are_streamed_from_a_memory_map(tmp_path, monkeypatch):

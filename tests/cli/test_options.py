@@ -158,3 +158,30 @@ def test_flags_show_the_defaults_of_the_models(coterie):
 
 def test_tables_of_the_file_are_those_of_the_commands():
     assert {*EXPERIMENT.tables, *CONTEXT.tables} < set(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("command", "table", "read", "expected"),
+    [
+        ("split", "n_test_users = 7", lambda facts: facts["test"]["users"], 7),
+        ("evaluate", "on = 'validation'", lambda facts: facts["on"], "validation"),
+        ("recommend", "k = 3", lambda facts: len(facts["items"]), 3),
+    ],
+)
+def test_a_file_is_followed(command, table, read, expected, coterie, workspace, tmp_path):
+    words = {
+        "split": (workspace.data, "--out", tmp_path / "s"),
+        "evaluate": (workspace.run, workspace.split),
+        "recommend": (workspace.run, "--history", "1001"),
+    }[command]
+    (tmp_path / "c.toml").write_text(f"[{command}]\n{table}\n")
+    ended = coterie(command, *words, "--config", tmp_path / "c.toml", "--json")
+    assert read(ended.json()) == expected
+
+
+def test_a_flag_wins_over_the_file(coterie, workspace, tmp_path):
+    (tmp_path / "c.toml").write_text("[evaluate]\non = 'validation'\nks = [5]\n")
+    flags = ("--config", tmp_path / "c.toml", "--ks", 7, "--json")
+    facts = coterie("evaluate", workspace.run, workspace.split, *flags).json()
+    assert facts["on"] == "validation"
+    assert {name.partition("@")[2] for name in facts["metrics"]} == {"7"}

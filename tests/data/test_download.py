@@ -3,6 +3,7 @@
 import builtins
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -90,6 +91,15 @@ def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
     fetch(server, tmp_path / "new")
     assert server.asked == [None]
     assert [p.name for p in path.parent.iterdir()] == ["data.zip"]
+
+
+def test_progress_names_the_file_and_how_much_came_but_not_on_standard_output(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    download(server.address, tmp_path, checksum=MD5)
+    out, err = capsys.readouterr()
+    assert re.search(r"data\.zip .* 2\.0/2\.0 MB", err)
+    assert out == ""
 
 
 def test_a_broken_connection_is_taken_up_at_once(server: Server, tmp_path: Path) -> None:

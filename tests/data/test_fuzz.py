@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from coterie.data.liang import read_liang_split
 from coterie.data.prepare import PrepareOptions
 from coterie.data.raw import read_lightgcn
-from coterie.data.readers import read_interactions
+from coterie.data.readers import read_interactions, read_item_table
 from coterie.errors import CoterieError
 
 FRAME = pl.DataFrame(
@@ -195,3 +195,73 @@ def test_mutated_folders(tmp_path: Path, data: st.DataObject) -> None:
     for read in (read_liang_split, read_interactions, read_lightgcn):
         with contextlib.suppress(CoterieError):
             read(tmp_path)
+
+
+RAW_FOLDERS: dict[str, dict[str, bytes]] = {
+    "MovieLens 100K": {
+        "u.data": b"1\t3\t4\t881250949\n2\t20\t5\t891717742\n",
+        "u.item": b"3|Am\xe9lie (2001)|01-Jan-2001||http://x" + b"|1" * 19
+        + b"\n20|Two|||" + b"|0" * 19 + b"\n",
+    },
+    "MovieLens 1M": {
+        "ratings.dat": b"1::3::5::900000000\n1::20::4::900000001\n",
+        "movies.dat": b"3::Am\xe9lie (2001)::Comedy|Romance\n20::Two::(no genres listed)\n",
+    },
+    "MovieLens 20M": {
+        "ratings.csv": b"userId,movieId,rating,timestamp\n1,3,4.5,900000000\n2,20,5.0,900000001\n",
+        "movies.csv": b'movieId,title,genres\n3,"One, again",Comedy\n20,Two,(no genres listed)\n',
+    },
+    "Taste Profile": {
+        "train_triplets.txt": b"b80344d0\tSOAKIMP12A\t1\n85c1f87f\tSOAPDEY12A\t7\n",
+        "unique_tracks.txt": b"TR1<SEP>SOAKIMP12A<SEP>Jack Johnson<SEP>The Cove\n",
+    },
+    "Netflix": {
+        "combined_data_1.txt": b"3:\n1,3,1998-04-04\n2,4,1998-04-05\n",
+        "combined_data_2.txt": b"20:\n1,5,1997-12-04\n",
+        "movie_titles.csv": b"3,2003,Am\xe9lie, the film\n20,NULL,Two\n",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RAW_FOLDERS)
+def test_the_unchanged_raw_folders_are_valid_and_have_titles(name: str, tmp_path: Path) -> None:
+    for file, content in RAW_FOLDERS[name].items():
+        (tmp_path / file).write_bytes(content)
+    data = read_interactions(tmp_path).check()
+    assert data.items is not None
+    assert len(data.items)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"), [(name, file) for name, files in RAW_FOLDERS.items() for file in files]
+)
+@fuzz
+@given(data=st.data())
+def test_mutated_raw_folders(name: str, changed: str, tmp_path: Path, data: st.DataObject) -> None:
+    for file, content in RAW_FOLDERS[name].items():
+        is_changed = file == changed
+        (tmp_path / file).write_bytes(data.draw(mutated(content)) if is_changed else content)
+    read_or_refuse(tmp_path)
+
+
+ITEM_TABLES = {
+    "items.csv": b"item_id,title,year\n5,Five,1999\n7,Seven,2001\n",
+    "items.item": b"item_id:token\ttitle:token_seq\n5\tFive\n7\tSeven\n",
+    "items.parquet": _bytes(
+        pl.DataFrame({"item_id": [5, 7], "title": ["Five", "Seven"]}).write_parquet
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ITEM_TABLES)
+@fuzz
+@given(data=st.data())
+def test_mutated_item_tables(name: str, tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / name
+    path.write_bytes(ITEM_TABLES[name])
+    assert len(read_item_table(path)) == 2
+    path.write_bytes(data.draw(mutated(ITEM_TABLES[name])))
+    with contextlib.suppress(CoterieError):
+        assert read_item_table(path)["item_id"].is_unique().all()
+    with contextlib.suppress(CoterieError):
+        read_interactions(FRAME, items=path).check()

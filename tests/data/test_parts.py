@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from coterie.data.parts import HeldOut, Split
 from coterie.data.splits import strong_generalization
 from coterie.data.synthetic import SyntheticConfig, synthetic
 from coterie.errors import ArtifactError, DataError, StorageError
+from full_disk import no_file_larger_than
 
 
 def invented() -> Interactions:
@@ -54,6 +56,18 @@ def test_foreign_folders_are_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="coterie did not write"):
         split.save(tmp_path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("limit", [50, 500, 5000])  # 5000 leaves room for all but the manifest
+def test_a_full_disk_leaves_the_split_before(limit: int, tmp_path: Path) -> None:
+    split = strong_generalization(invented(), n_validation_users=9, n_test_users=9, rng=0)
+    path = split.save(tmp_path / "split")
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    other = replace(split, settings={"notes": "x" * 9000})
+    with no_file_larger_than(limit), pytest.raises(StorageError, match=r"disk is full: .*split"):
+        other.save(path, overwrite=True)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert [file.name for file in tmp_path.iterdir()] == ["split"]
 
 
 def test_a_damaged_or_mixed_split_folder_is_refused(tmp_path: Path) -> None:

@@ -218,6 +218,28 @@ def test_wrong_files_are_errors_that_say_where(name: str, tmp_path: Path) -> Non
         read_interactions(write(tmp_path, "log.txt", content))
 
 
+WRONG_NUMBERS = {
+    "a time that is NaN": ("timestamp", [3.0, float("nan"), 2.0], "nan"),
+    "a negative whole time": ("timestamp", [3, -4, 2], "-4"),
+    "a missing time": ("timestamp", [3, None, 2], "None"),
+    "a rating that is NaN": ("rating", [3.0, float("nan"), 2.0], "nan"),
+    "an infinite rating": ("rating", [3.0, float("inf"), 2.0], "inf"),
+}
+
+
+@pytest.mark.parametrize("source", ["polars", "lazy", "parquet"])
+@pytest.mark.parametrize("name", WRONG_NUMBERS)
+def test_wrong_numbers_in_typed_columns_are_errors_that_say_where(
+    name: str, source: str, tmp_path: Path
+) -> None:
+    column, values, got = WRONG_NUMBERS[name]
+    frame = pl.DataFrame({"user_id": [1, 2, 3], "item_id": [5, 5, 5], column: values})
+    frame.write_parquet(tmp_path / "log.parquet")
+    log = {"polars": frame, "lazy": frame.lazy(), "parquet": tmp_path / "log.parquet"}[source]
+    with pytest.raises(DataError, match=f"row 2: expected .* in column '{column}', got {got}"):
+        read_interactions(log)
+
+
 @pytest.mark.parametrize("blank", ["", "   ", "\t"])
 @pytest.mark.parametrize(
     ("column", "good", "bad"),

@@ -288,23 +288,34 @@ def test_the_published_gowalla_pair_keeps_its_catalogue() -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "drawn"),
     [
-        lambda data, rng: strong_generalization(
-            data, n_validation_users=9, n_test_users=9, rng=rng
+        (
+            lambda data, rng: strong_generalization(
+                data, n_validation_users=9, n_test_users=9, rng=rng
+            ),
+            "test",
         ),
-        lambda data, rng: weak_generalization(data, rng=rng),
-        lambda data, rng: temporal_per_user(data, rng=rng),
-        lambda data, rng: leave_one_out(data, rng=rng),
+        (lambda data, rng: weak_generalization(data, rng=rng), "test"),
+        (lambda data, rng: temporal_per_user(data, rng=rng), "test"),
+        (lambda data, rng: leave_one_out(data, rng=rng), "test"),
+        (
+            lambda data, rng: given_split(
+                data.select(np.arange(data.nnz) % 4 > 0),
+                data.select(np.arange(data.nnz) % 4 == 0),
+                rng=rng,
+            ),
+            "validation",  # the test part is the published one
+        ),
     ],
 )
-def test_the_same_seed_gives_the_same_split_and_another_seed_another(make) -> None:
+def test_the_same_seed_gives_the_same_split_and_another_seed_another(make, drawn) -> None:
     data = random_data(3)
     data = replace(data, timestamps=data.timestamps // 100)  # with ties for the seed to break
     first, again = make(data, 11), make(data, np.random.default_rng(11))
     assert all(same(a, b) for a, b in zip(all_parts(first), all_parts(again), strict=True))
     other = make(data, 12)
-    assert not same(first.test.held_out, other.test.held_out)
+    assert not same(getattr(first, drawn).held_out, getattr(other, drawn).held_out)
     assert first.settings["seed"] == 11
     assert again.settings["seed"] is None
 

@@ -17,6 +17,7 @@ from coterie.reproduce.published import GOWALLA_METRICS, LIANG_METRICS, metrics_
 from coterie.reproduce.report import Row, cells, markdown, notes, rows, to_dict
 from coterie.reproduce.run import Reproduction
 from coterie.reproduce.sizes import SIZES
+from coterie.training.config import Experiment
 from raw_files import small
 
 
@@ -84,9 +85,41 @@ def test_usual_models_and_their_settings() -> None:
         "ml-20m": 0.005, "netflix": 0.0035, "msd": 0.01,
         ("ml-20m", "ease"): 500.0, ("netflix", "ease"): 1000.0, ("msd", "ease"): 200.0,
     }  # fmt: skip
-    other = usual_contestant("multi-vae", "gowalla")
-    assert isinstance(other, VaeContestant)
-    assert other.experiment.training.metric == "ndcg@20"
+
+
+def settings(model: str, data: str) -> Experiment:
+    contestant = usual_contestant(model, data)
+    assert isinstance(contestant, VaeContestant)
+    return contestant.experiment
+
+
+@pytest.mark.parametrize(
+    ("data", "epochs", "annealing"),
+    [("ml-20m", 200, 40_000 / 234), ("netflix", 100, 40_000 / 767), ("msd", 100, 40_000 / 943)],
+)
+def test_multi_vae_is_trained_as_in_its_paper(data: str, epochs: int, annealing: float) -> None:
+    """β rises by 1 / 200 000 a step, to 0.2; ceil(training users / 500) steps are an epoch."""
+    for name in ("multi-vae", "multi-vae+pia", "multi-dae", "multi-dae+pia"):
+        found = settings(name, data)
+        assert (found.training.epochs, found.training.batch_size) == (epochs, 500)
+        assert found.training.patience is None
+        beta = found.objective.beta
+        assert beta is not None
+        if name.startswith("multi-vae"):
+            assert (beta.kind, beta.end, beta.epochs) == ("linear", 0.2, pytest.approx(annealing))
+        else:
+            assert beta.end == 0
+    assert settings("multi-vae", data).objective.alignment.end == 0
+    assert settings("multi-vae+pia", data).objective.alignment.end == 8
+
+
+def test_gowallas_settings_are_our_own() -> None:
+    for name, weight in (("multi-vae", 0.0), ("multi-vae+pia", 0.1)):
+        found = settings(name, "gowalla")
+        assert found.training.metric == "ndcg@20"
+        assert found.model.hidden_dims == ()
+        assert found.training.learning_rate_schedule.end == 0
+        assert found.objective.alignment.end == weight
 
 
 def finished(seed: int, name: str, value: float) -> Run:

@@ -16,11 +16,12 @@ from coterie.reproduce import probe
 from coterie.reproduce.cost import estimate
 from coterie.reproduce.invented import invented
 from coterie.reproduce.probe import ModelCost, Probe
-from coterie.reproduce.published import published
+from coterie.reproduce.published import metrics_of, published
 from coterie.reproduce.report import rows
 from coterie.reproduce.run import CUTS, prepared, reproduce
 from coterie.reproduce.sizes import Sizes
 from coterie.training.config import RunContext
+from coterie.training.loop import train
 from raw_files import RAW, small, write_raw
 
 HERE = RunContext(device="cpu", precision="fp32")
@@ -48,6 +49,29 @@ def test_from_raw_files_to_figures(name: str, tmp_path: Path) -> None:
     again = reproduce(small(name), kept, [EASE], out, seeds=[0], options=RunOptions(HERE))
     assert again is not None
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_a_vae_with_pia_goes_the_whole_way(name: str, tmp_path: Path) -> None:
+    raw, _ = write_raw(name, tmp_path)
+    split = prepared(small(name), raw, tmp_path / "out")
+    metric = metrics_of(name)[-1]
+    settings = {
+        "model": {"hidden_dims": [8], "latent_dim": 4},
+        "training": {"epochs": 3, "batch_size": 10, "learning_rate": 0.01, "metric": metric},
+    }
+    vae = VaeContestant(name="multi-vae+pia", experiment=experiment("multi-vae+pia", settings))
+    options = RunOptions(HERE)
+    found = reproduce(small(name), split, [vae], tmp_path / "out", seeds=[0], options=options)
+    assert found is not None
+    trained = train(split.train, split.validation, vae.experiment, context=HERE)
+    expected = evaluate(trained.recommender, split.test, ks=CUTS)
+    known = {row.model: row.figures for row in published(name)}.get("multi-vae+pia", {})
+    ours = [row for row in rows(found) if row.model == "multi-vae+pia"]
+    assert {row.metric for row in ours} == set(found.metrics)
+    for row in ours:
+        assert row.ours == pytest.approx(expected[row.metric], abs=1e-6)
+        assert row.published == known.get(row.metric)
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 import json
 import resource
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from coterie.training.checkpoint import Progress, fingerprint, load_checkpoint, 
 from coterie.training.config import Experiment
 from coterie.training.loop import train
 from coterie.training.state import TrainingState, training_step
+from full_disk import no_file_larger_than
 
 BELONGS_TO = {
     "experiment": {"training": {"seed": 0}},
@@ -278,16 +277,6 @@ def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
 
 
 # ---- a full disk
-
-
-@contextmanager
-def no_file_larger_than(n_bytes: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:

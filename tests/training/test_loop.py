@@ -342,17 +342,38 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
 # ---- divergence
 
 
-@pytest.mark.parametrize(("poisoned", "term"), [("decoder", "nll"), ("anchors", "alignment")])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+def poison_decoder(state: TrainingState, value: float) -> None:
+    state.model.decoder.table[:, 0] = value
+
+
+def poison_anchors(state: TrainingState, value: float) -> None:
+    assert state.objective.anchors is not None
+    state.objective.anchors.table[:, 0] = value
+
+
+def poison_variance(state: TrainingState, value: float) -> None:
+    """A variance of 0 has an infinite divergence, but draws finite latent vectors."""
+    bias = state.model.encoder.layers[-1].bias
+    bias[len(bias) // 2 :] = value  # of the log-variances
+
+
+@pytest.mark.parametrize(
+    ("poisoned", "value", "term"),
+    [
+        (poison_decoder, math.nan, "nll"),
+        (poison_decoder, math.inf, "nll"),
+        (poison_anchors, math.nan, "alignment"),
+        (poison_anchors, math.inf, "alignment"),
+        (poison_variance, -math.inf, "kl"),
+    ],
+)
 def test_divergence_names_step_and_term(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, poisoned: str, term: str, value: float
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, poisoned: Any, value: float, term: str
 ) -> None:
     def poison(state: TrainingState, *rest: Any) -> Tensor:
         if state.progress.step == 23:
-            assert state.objective.anchors is not None
-            module = {"decoder": state.model.decoder, "anchors": state.objective.anchors}[poisoned]
             with torch.no_grad():
-                module.table[:, 0] = value
+                poisoned(state, value)
         return training_step(state, *rest)
 
     monkeypatch.setattr(loop, "training_step", poison)

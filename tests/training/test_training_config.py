@@ -27,6 +27,15 @@ def test_the_device_is_chosen_by_itself(monkeypatch: pytest.MonkeyPatch) -> None
     assert RunContext(device="cpu").torch_device() == torch.device("cpu")
 
 
+def test_apples_processor_is_chosen_where_there_is_no_cuda_and_works_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert RunContext(device="auto").torch_device() == torch.device("mps")
+    assert RunContext(device="auto").torch_dtype() == torch.float32
+
+
 @pytest.mark.parametrize("units", [True, False])
 def test_the_precision_follows_the_processors_units(
     monkeypatch: pytest.MonkeyPatch, units: bool

@@ -140,7 +140,9 @@ def train(
         )
         return 130
     result.recommender.save(out / MODEL, overwrite=True)
-    _show(output, out, run.split, _facts(result, run.experiment), *_more(result, run.experiment, out))
+    _show(
+        output, out, run.split, _facts(result, run.experiment), *_more(result, run.experiment, out)
+    )
     return 0
 
 

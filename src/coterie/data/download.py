@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -174,7 +175,8 @@ class _Transfer:
 def _bar(name: str, shown: bool) -> Iterator[Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     timing = (TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *timing, disable=not shown) as progress:
+    console = Console(stderr=True)  # standard output is for results
+    with Progress(*columns, *timing, console=console, disable=not shown) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
