@@ -24,6 +24,7 @@ from rich.console import Console
 from scipy import stats
 
 from coterie import presets
+from coterie.comparison.contestants import VaeContestant
 from coterie.data.parts import HeldOut, Split
 from coterie.data.readers import read_interactions
 from coterie.data.splits import given_split
@@ -31,6 +32,7 @@ from coterie.evaluation.protocol import evaluate
 from coterie.evaluation.result import Evaluation
 from coterie.files import atomic_file
 from coterie.recommender import Recommender
+from coterie.reproduce.models import usual_contestant
 from coterie.training.config import Experiment, RunContext
 from coterie.training.loop import train
 
@@ -56,13 +58,11 @@ def shallow(
     return presets.experiment("multi-vae", settings)
 
 
-def decayed(lambda_a: float, epochs: int = 60) -> Experiment:
-    """The same with a learning rate that falls to 0 within ``epochs``, by ndcg@20."""
-    settings = shallow(1.0, lambda_a, metric="ndcg@20").model_dump()
-    decay = {"kind": "linear", "start": 1.0, "end": 0.0, "epochs": epochs}
-    rate = {"learning_rate": 4e-3, "learning_rate_schedule": decay, "evaluate_every": 15}
-    settings["training"] |= {**rate, "epochs": epochs}
-    return Experiment.read(settings)
+def decayed(model: str) -> Experiment:
+    """What `coterie reproduce gowalla` trains: `shallow` with a learning rate that falls to 0."""
+    contestant = usual_contestant(model, "gowalla")
+    assert isinstance(contestant, VaeContestant)
+    return contestant.experiment
 
 
 def recvae(gamma: float, lambda_a: float = 0.0) -> Experiment:
@@ -79,8 +79,8 @@ GOWALLA: dict[str, list[Experiment]] = {
     "Multi-VAE, by ndcg": [
         shallow(beta, 0.0, keep, "ndcg@20") for beta, keep in ((2.0, 0.5), (1.0, 0.3), (1.0, 0.7))
     ],
-    "Multi-VAE, decayed": [decayed(0.0)],
-    "Multi-VAE + PIA, decayed": [decayed(0.1)],
+    "Multi-VAE, decayed": [decayed("multi-vae")],
+    "Multi-VAE + PIA, decayed": [decayed("multi-vae+pia")],
     "RecVAE": [recvae(gamma) for gamma in (0.01, 0.02, 0.04)],
 }
 
@@ -104,10 +104,9 @@ def gowalla_split(folder: Path, seed: int) -> Split:
 
 
 def trained_for(settings: Experiment, seed: int, epochs: int) -> Experiment:
-    """The same with another seed and number of epochs; no more than the learning rate lasts."""
-    decay = settings.training.learning_rate_schedule
-    if decay.end == 0:
-        epochs = min(epochs, int(decay.epochs))
+    """The same with another seed and number of epochs: all of them if its learning rate falls."""
+    if settings.training.learning_rate_schedule.end == 0:
+        epochs = settings.training.epochs
     training = settings.training.model_copy(update={"seed": seed, "epochs": epochs})
     return settings.model_copy(update={"training": training})
 

@@ -26,6 +26,7 @@ DOCUMENTED = (
     "coterie.models.config.PriorConfig",
     "coterie.objectives.elbo.ObjectiveConfig",
     "coterie.objectives.schedules.Schedule",
+    "coterie.objectives.schedules.RateSchedule",
     "coterie.objectives.anchors.AnchorConfig",
     "coterie.objectives.masking.MaskConfig",
     "coterie.objectives.implicit_slim.ImplicitSlimConfig",

@@ -466,7 +466,10 @@ def test_a_full_disk_leaves_the_file_before(recommender, tmp_path, limit):
     assert [file.name for file in tmp_path.iterdir()] == ["f.parquet"]
 
 
-@pytest.mark.parametrize("full_at", ["model.safetensors", "item_table.parquet", "manifest.json"])
+WRITTEN = ["model.safetensors", "item_table.parquet", "manifest.json"]  # in this order
+
+
+@pytest.mark.parametrize("full_at", WRITTEN)
 def test_a_full_disk_leaves_the_model_before(train, tmp_path, full_at):
     path = recommender_of(train).save(tmp_path / "model")
     before = {file.name: file.read_bytes() for file in path.iterdir()}
@@ -475,6 +478,7 @@ def test_a_full_disk_leaves_the_model_before(train, tmp_path, full_at):
     longer = recommender_of(replace(train, items=items))
     longer.metadata = {"notes": "x" * 50_000}
     sizes = {file.name: file.stat().st_size for file in longer.save(tmp_path / "it").iterdir()}
+    assert sorted(WRITTEN, key=sizes.__getitem__) == WRITTEN, "what comes before it has room"
     with (
         no_file_larger_than(sizes[full_at] - 1),
         pytest.raises(StorageError, match=r"disk is full: .*model"),

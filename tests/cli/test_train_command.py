@@ -324,13 +324,22 @@ def test_a_best_epoch_that_is_the_last_asks_for_more(coterie, workspace, tmp_pat
     assert coterie(*command.split(), "--json").json()["epochs"] == 2
 
 
-def test_a_learning_rate_of_zero_asks_for_nothing(coterie, workspace, tmp_path):
+def test_a_learning_rate_that_falls_to_zero_ends_the_run(coterie, workspace, tmp_path):
+    """More is asked for as long as it lasts, and refused after that."""
     run, name = tmp_path / "run", "--learning-rate-schedule"
-    decay = (f"{name}.kind", "linear", f"{name}.start", 1, f"{name}.end", 0, f"{name}.epochs", 1)
-    flags = ("--epochs", 1, *decay, *SMALL, *HERE)
-    ended = coterie("train", workspace.split, "--out", run, *flags)
-    assert coterie("info", run, "--json").json()["best_epoch"] == 1
-    assert "more may help" not in ended.out
+    decay = (f"{name}.kind", "linear", f"{name}.end", 0, f"{name}.epochs", 3)
+    flags = ("--epochs", 2, *decay, *SMALL, *HERE)
+    first = coterie("train", workspace.split, "--out", run, *flags)
+    more = next(line for line in first.out.splitlines() if line.startswith("The best epoch"))
+    assert more.endswith("--epochs 3")
+    last = coterie(*more.partition(": coterie ")[2].split())
+    assert coterie("info", run, "--json").json()["best_epoch"] == 3
+    assert "more may help" not in last.out
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    longer = coterie("train", "--resume", "--out", run, "--epochs", 4)
+    assert longer.code == 2
+    assert "The learning rate is 0 after 3 of 4 epochs" in " ".join(longer.message().split())
+    assert {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()} == before
 
 
 def test_an_earlier_best_epoch_asks_for_nothing(coterie, workspace, tmp_path):

@@ -94,8 +94,12 @@ def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
 
 
 def test_progress_names_the_file_and_how_much_came_but_not_on_standard_output(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     download(server.address, tmp_path, checksum=MD5)
     out, err = capsys.readouterr()
     assert re.search(r"data\.zip .* 2\.0/2\.0 MB", err)

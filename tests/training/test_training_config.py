@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,23 +87,40 @@ def test_what_is_no_metric_is_refused(metric: str) -> None:
         TrainingConfig.read({"metric": metric})
 
 
-DECAY = {"kind": "linear", "start": 1.0, "end": 0.0, "epochs": 20}
+DECAY = {"kind": "linear", "end": 0.0, "epochs": 20}
 
 
 def test_a_learning_rate_that_ends_at_zero_lasts_as_long_as_training() -> None:
     settings = TrainingConfig.read({"epochs": 20, "learning_rate_schedule": DECAY})
+    assert settings.learning_rate_schedule.value(0, 1) == 1
     assert settings.learning_rate_schedule.value(19, 1) == pytest.approx(0.05)
     with pytest.raises(ConfigError, match="learning rate is 0 after 20 of 21 epochs"):
         TrainingConfig.read({"epochs": 21, "learning_rate_schedule": DECAY})
-    with pytest.raises(ConfigError, match="learning rate is 0 after 0 of 100 epochs"):
-        TrainingConfig.read({"learning_rate_schedule": {"end": 0}})
     TrainingConfig.read({"epochs": 21, "learning_rate_schedule": {**DECAY, "end": 0.01}})
 
 
-def test_a_decayed_run_records_its_rates_and_is_not_extended_past_them(tmp_path: Path) -> None:
-    decayed = {"learning_rate_schedule": {**DECAY, "epochs": 3}}
-    result = run(experiment(**decayed), folder=tmp_path)
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ({"end": 0}, "constant learning rate of 0.*kind='linear'"),
+        ({**DECAY, "start": 0}, "linear learning rate that begins at 0.*20 epochs"),
+        ({"kind": "delayed", "start": 0, "epochs": 5}, "delayed learning rate that begins at 0"),
+    ],
+)
+def test_a_learning_rate_that_learns_nothing_is_refused(
+    schedule: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainingConfig.read({"epochs": 20, "learning_rate_schedule": schedule})
+
+
+def test_a_warm_up_from_zero_is_no_mistake() -> None:
+    schedule = {"kind": "warm-up", "start": 0, "epochs": 5}
+    settings = TrainingConfig.read({"learning_rate_schedule": schedule})
+    assert settings.learning_rate_schedule.value(1, 1) == pytest.approx(0.2)
+
+
+def test_a_decayed_run_records_its_rates() -> None:
+    result = run(experiment(learning_rate_schedule={**DECAY, "epochs": 3}))
     rates = [record["learning_rate"] for record in result.history]
     assert rates == pytest.approx([5e-3 * (1 - step / 51) for step in (16, 33, 50)])
-    with pytest.raises(ConfigError, match="0 after 3 of 4 epochs"):
-        run(experiment(epochs=4, **decayed), folder=tmp_path, resume=True)

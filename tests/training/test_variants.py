@@ -33,9 +33,7 @@ VARIANTS: dict[str, Experiment] = {
     "random-rate": experiment(objective={"mask": {"kind": "random-rate"}}),
     "time-block": experiment(objective={"mask": {"kind": "time-block"}}),
     "implicit slim": experiment(implicit_slim={"initial": True, "every": 1, "l2": 20.0}),
-    "decayed": experiment(
-        learning_rate_schedule={"kind": "linear", "start": 1, "end": 0, "epochs": 3}
-    ),
+    "decayed": experiment(learning_rate_schedule={"kind": "linear", "end": 0, "epochs": 3}),
 }
 
 

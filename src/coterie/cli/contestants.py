@@ -116,7 +116,8 @@ def shortened(
 def _shortened(one: Contestant, epochs: int) -> Contestant:
     if not isinstance(one, VaeContestant):
         return one
-    values = merged(one.experiment.model_dump(), {"training": {"epochs": epochs}})
+    most = min(epochs, one.experiment.training.epochs)
+    values = merged(one.experiment.model_dump(), {"training": {"epochs": most}})
     try:
         return VaeContestant(name=one.name, experiment=Experiment.read(values))
     except ConfigError as error:

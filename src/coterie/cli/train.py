@@ -219,14 +219,12 @@ def _facts(result: TrainingResult, experiment: Experiment) -> dict[str, Any]:
 
 
 def _more(result: TrainingResult, experiment: Experiment, out: Path) -> list[str]:
-    """How to go on, if validation had not stopped rising when the epochs were over.
-
-    Where the learning rate falls to 0 that is as it should be, and nothing can follow.
-    """
-    epochs, decayed = len(result.history), experiment.training.learning_rate_schedule.end == 0
-    if decayed or result.best_epoch != epochs:
+    """How to go on, if validation had not stopped rising when the epochs were over."""
+    epochs = len(result.history)
+    most = int(min(2 * epochs, experiment.training.rate_lasts))
+    if result.best_epoch != epochs or most <= epochs:
         return []
     return [
         "The best epoch is the last: more may help: "
-        f"coterie train --resume --out {out} --epochs {2 * epochs}"
+        f"coterie train --resume --out {out} --epochs {most}"
     ]

@@ -43,3 +43,27 @@ class Schedule(Config):
         if self.kind in ("linear", "warm-up"):
             return self.start + progress * (self.end - self.start)
         return float(self.start * (self.end / self.start) ** progress)
+
+
+class RateSchedule(Schedule):
+    """A factor of the learning rate: a schedule that begins at 1 unless told.
+
+    So ``linear`` with ``end`` 0 decays. One that learns nothing at first, or at all, is an error;
+    a warm-up from 0 is not, whose first step alone has a factor of 0.
+    """
+
+    start: float = Field(1.0, ge=0, description="Factor at step 0.")
+
+    @model_validator(mode="after")
+    def _learns(self) -> Self:
+        if self.kind == "constant" and self.end == 0:
+            raise ConfigError(
+                "A constant learning rate of 0 learns nothing; give kind='linear' to let it fall "
+                "to 0, or an end above 0."
+            )
+        if self.start == 0 and (self.end == 0 or self.kind == "delayed"):
+            raise ConfigError(
+                f"A {self.kind} learning rate that begins at 0 learns nothing for "
+                f"{self.epochs:g} epochs; give a start above 0."
+            )
+        return self

@@ -19,7 +19,10 @@ _ANNEALING_STEPS = 40_000  # at 1 / 200 000 each
 
 
 def _as_liang(data: str, epochs: int) -> dict[tuple[str, str], dict[str, Any]]:
-    """Multi-DAE and Multi-VAE as Liang et al., WWW 2018, and their code: β rises by the step."""
+    """Multi-VAE, whose β rises by the step, and Multi-DAE as Liang et al., WWW 2018, section 4.
+
+    Multi-DAE without the L2 penalty, which is another thing than our weight decay.
+    """
     users = SIZES[data].users - 2 * DATASETS[data].protocol.held_out_users
     ramp = {**_ANNEALING, "epochs": _ANNEALING_STEPS / math.ceil(users / _BATCH)}
     training = {"epochs": epochs, "batch_size": _BATCH, "patience": None}
@@ -52,12 +55,7 @@ _OF_DATA: Mapping[tuple[str, str], dict[str, Any]] = MappingProxyType(
                 "epochs": _GOWALLA_EPOCHS,
                 "batch_size": 1000,
                 "learning_rate": 0.004,
-                "learning_rate_schedule": {
-                    "kind": "linear",
-                    "start": 1.0,
-                    "end": 0.0,
-                    "epochs": _GOWALLA_EPOCHS,
-                },
+                "learning_rate_schedule": {"kind": "linear", "end": 0.0, "epochs": _GOWALLA_EPOCHS},
                 "evaluate_every": 5,
                 "patience": None,
             },

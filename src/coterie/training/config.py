@@ -1,5 +1,6 @@
 """Settings of training (``TrainingConfig``) and where it runs (``RunContext``)."""
 
+import math
 import re
 from typing import Literal, Self
 
@@ -13,7 +14,7 @@ from coterie.evaluation.metrics import PER_USER
 from coterie.models.config import ModelConfig
 from coterie.objectives.elbo import ObjectiveConfig, Part
 from coterie.objectives.implicit_slim import ImplicitSlimConfig
-from coterie.objectives.schedules import Schedule
+from coterie.objectives.schedules import RateSchedule
 
 
 class TrainingConfig(Config):
@@ -22,8 +23,8 @@ class TrainingConfig(Config):
     epochs: PositiveInt = Field(100, description="Most epochs to train.")
     batch_size: PositiveInt = Field(500, description="Users per step.")
     learning_rate: PositiveFloat = Field(1e-3, description="Adam's step size.")
-    learning_rate_schedule: Schedule = Field(
-        Schedule(end=1.0), description="Factor of the step size; from 1 to 0 decays it."
+    learning_rate_schedule: RateSchedule = Field(
+        RateSchedule(), description="Factor of the step size."
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay; 0 is Adam.")
     clip_norm: PositiveFloat | None = Field(None, description="Largest global gradient norm.")
@@ -72,15 +73,19 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _every_epoch_learns(self) -> Self:
-        schedule = self.learning_rate_schedule
-        until = 0 if schedule.kind == "constant" else schedule.epochs
-        if schedule.end == 0 and self.epochs > until:
+        if self.epochs > self.rate_lasts:
             raise ConfigError(
-                f"The learning rate is 0 after {until:g} of {self.epochs} epochs, so that the rest "
-                "would learn nothing; let learning_rate_schedule have as many epochs, or an end "
-                "above 0."
+                f"The learning rate is 0 after {self.rate_lasts:g} of {self.epochs} epochs, so "
+                "that the rest would learn nothing. Train no more than that, or begin a new run "
+                "whose learning_rate_schedule has more epochs."
             )
         return self
+
+    @property
+    def rate_lasts(self) -> float:
+        """Epochs until the learning rate is 0; infinite if it never is."""
+        schedule = self.learning_rate_schedule
+        return schedule.epochs if schedule.end == 0 else math.inf
 
     @property
     def epochs_per_set(self) -> int:

@@ -278,11 +278,12 @@ def _finish_epoch(
     """Validate, record the epoch, keep the best weights, write the last checkpoint."""
     progress, settings = state.progress, experiment.training
     epoch = len(progress.history) + 1
-    last = (progress.step - 1, progress.step // epoch)  # the last step, and steps per epoch
+    last_step, steps = progress.step - 1, progress.step // epoch
     record: dict[str, Any] = {"epoch": epoch, "step": progress.step, **_means(progress)}
-    record["learning_rate"] = settings.learning_rate * settings.learning_rate_schedule.value(*last)
+    factor = settings.learning_rate_schedule.value(last_step, steps)
+    record["learning_rate"] = settings.learning_rate * factor
     if settings.part(epoch - 1) != "decoder":
-        record |= experiment.objective.weights(*last)
+        record |= experiment.objective.weights(last_step, steps)
     progress.sums.clear()
     progress.history.append(record)
     if settings.refreshes_snapshot(epoch - 1):
