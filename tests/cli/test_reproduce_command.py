@@ -49,6 +49,8 @@ def test_a_quick_look_keeps_the_settings_for_the_data():
     assert vae.experiment.training.metric == "ndcg@100"
     assert ease.config().l2 == 1000.0
     assert shortened(ours, None, output) == tuple(ours)
+    gowalla = [entrant("multi-vae", "gowalla")]  # whose learning rate is 0 after its 60 epochs
+    assert shortened(gowalla, 80, output) == tuple(gowalla), "at most so many, not more"
 
 
 def test_dry_run(scaled, coterie, tmp_path, monkeypatch):
